@@ -10,6 +10,7 @@
 //! | [`subject`] | the NATS spelling of topics |
 //! | [`tick`] | every kind of tick |
 //! | [`codec`] | MessagePack and JSON, and the transcoder between them |
+//! | [`ws`] | the WebSocket protocol |
 //!
 //! No I/O and no async: CI builds and tests this crate alone.
 
@@ -23,3 +24,4 @@ pub mod subject;
 pub mod tick;
 pub mod time;
 pub mod topic;
+pub mod ws;

@@ -493,3 +493,15 @@ impl Tick {
         }
     }
 }
+
+impl<'de> Deserialize<'de> for Tick {
+    /// Reads a tick whose kind is told by its own `k`, wherever that stands. Where the kind is
+    /// known beforehand, [`Tick::deserialize_as`] is the faster way.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let kind = value.get("k").ok_or_else(|| D::Error::missing_field("k"))?;
+        let kind = Kind::deserialize(kind).map_err(D::Error::custom)?;
+        Self::deserialize_as(kind, value).map_err(D::Error::custom)
+    }
+}
