@@ -1,0 +1,112 @@
+//! Counts the deliveries of one consumer, so that no loss goes unseen. Pure.
+
+use async_nats::HeaderMap;
+use schemas::position::StreamSeq;
+use schemas::time::UnixNanos;
+
+/// Where a delivery stands, as its reply subject tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) stream_seq: StreamSeq,
+    pub(super) consumer_seq: u64,
+    pub(super) time: UnixNanos,
+    pub(super) pending: u64,
+}
+
+impl Stamp {
+    /// Reads `$JS.ACK.…`: 9 tokens, or at least 11 with domain and account.
+    pub(super) fn parse(reply: &str) -> Option<Self> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let skipped = if rest.split('.').count() >= 9 { 5 } else { 3 };
+        let mut tokens = rest.split('.').skip(skipped);
+        let mut next = || tokens.next()?.parse::<u64>().ok();
+        let stream_seq = StreamSeq::new(next()?);
+        let consumer_seq = next()?;
+        let time = UnixNanos::new(i64::try_from(next()?).ok()?);
+        Some(Self {
+            stream_seq,
+            consumer_seq,
+            time,
+            pending: next()?,
+        })
+    }
+}
+
+/// How many deliveries a consumer has made.
+#[derive(Debug, Default)]
+pub(super) struct Delivery {
+    seen: u64,
+    /// The broker said that nothing is waiting.
+    drained: bool,
+}
+
+impl Delivery {
+    /// Counts a delivery; `false` if it is not the one that was due.
+    pub(super) const fn advance(&mut self, consumer_seq: u64, pending: u64) -> bool {
+        self.drained = pending == 0;
+        if consumer_seq != self.seen + 1 {
+            return false;
+        }
+        self.seen = consumer_seq;
+        true
+    }
+
+    /// Compares a heartbeat's count; `false` if deliveries are missing.
+    pub(super) fn heartbeat(&mut self, headers: Option<&HeaderMap>) -> bool {
+        let count = headers.and_then(|headers| headers.get_last("Nats-Last-Consumer"));
+        let Some(count) = count.and_then(|count| count.as_str().parse::<u64>().ok()) else {
+            return true;
+        };
+        self.drained = count == self.seen;
+        self.drained
+    }
+
+    /// Whether the last word of the broker was that nothing is waiting.
+    pub(super) const fn is_drained(&self) -> bool {
+        self.drained
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_reply_are_read() {
+        let expected = Stamp {
+            stream_seq: StreamSeq::new(42),
+            consumer_seq: 7,
+            time: UnixNanos::new(1_767_000_000_000_000_001),
+            pending: 3,
+        };
+        for reply in [
+            "$JS.ACK.TICKS.fo-1.1.42.7.1767000000000000001.3",
+            "$JS.ACK.hub.ACCHASH.TICKS.fo-1.1.42.7.1767000000000000001.3",
+            "$JS.ACK.hub.ACCHASH.TICKS.fo-1.1.42.7.1767000000000000001.3.random",
+        ] {
+            assert_eq!(Stamp::parse(reply), Some(expected), "{reply}");
+        }
+        for reply in [
+            "",
+            "$JS.ACK.",
+            "$JS.ACK.TICKS.fo.1.x.7.1.3",
+            "$JS.FC.TICKS.fo.x",
+            "_INBOX.a",
+        ] {
+            assert_eq!(Stamp::parse(reply), None, "{reply}");
+        }
+    }
+
+    #[test]
+    fn every_miscount_is_seen() {
+        let mut delivery = Delivery::default();
+        assert!(delivery.advance(1, 1) && delivery.advance(2, 0));
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Last-Consumer", "2");
+        assert!(delivery.heartbeat(Some(&headers)) && delivery.is_drained());
+        headers.insert("Nats-Last-Consumer", "3");
+        assert!(!delivery.heartbeat(Some(&headers)));
+        assert!(!delivery.advance(2, 0));
+        assert!(!delivery.advance(4, 0));
+    }
+}

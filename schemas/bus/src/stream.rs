@@ -1,0 +1,167 @@
+//! What a stream's leader knows: its state, and single messages. Never stale, unlike Direct Get.
+
+use async_nats::Client;
+use bytes::Bytes;
+use data_encoding::BASE64;
+use schemas::position::StreamSeq;
+use schemas::time::UnixNanos;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::api::{self, ApiError};
+
+/// JetStream's error for a message that is not stored.
+const NO_MESSAGE: u64 = 10037;
+
+/// The state of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamState {
+    /// When the stream was created.
+    pub created: UnixNanos,
+    /// The first retained sequence; one more than the last where nothing is retained.
+    pub first_seq: StreamSeq,
+    /// The last assigned sequence.
+    pub last_seq: StreamSeq,
+    /// Number of retained messages.
+    pub messages: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+/// A stored message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
+    pub seq: StreamSeq,
+    /// When the broker stored it.
+    pub time: UnixNanos,
+    /// Its header block, as on the wire; empty if it has none.
+    pub headers: String,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+impl Stored {
+    /// The last value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.headers.split("\r\n");
+        let pairs = lines.filter_map(|line| line.split_once(':'));
+        pairs
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .last()
+    }
+}
+
+#[derive(Deserialize)]
+struct Info {
+    created: String,
+    state: State,
+}
+
+#[derive(Deserialize)]
+struct State {
+    first_seq: u64,
+    last_seq: u64,
+    messages: u64,
+    bytes: u64,
+}
+
+/// Asks for the state of a stream.
+///
+/// # Errors
+///
+/// [`ApiError`], with code 10059 if there is no such stream.
+pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiError> {
+    let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    let info: Info = api::call(client, &subject, &serde_json::Value::Null).await?;
+    // An empty stream reports first_seq 0 or last + 1, depending on its past.
+    let first = if info.state.messages == 0 {
+        info.state.last_seq + 1
+    } else {
+        info.state.first_seq
+    };
+    Ok(StreamState {
+        created: api::time(&subject, &info.created)?,
+        first_seq: StreamSeq::new(first),
+        last_seq: StreamSeq::new(info.state.last_seq),
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+    })
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    message: Raw,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    subject: String,
+    seq: u64,
+    time: String,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+async fn message(
+    client: &Client,
+    stream: &str,
+    body: serde_json::Value,
+) -> Result<Option<Stored>, ApiError> {
+    let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let answer: Answer = match api::call(client, &subject, &body).await {
+        Err(error) if error.code() == Some(NO_MESSAGE) => return Ok(None),
+        answer => answer?,
+    };
+    let malformed = |problem: String| ApiError::Malformed {
+        subject: subject.clone(),
+        problem,
+    };
+    let decode = |text: String| {
+        BASE64
+            .decode(text.as_bytes())
+            .map_err(|e| malformed(e.to_string()))
+    };
+    let headers = decode(answer.message.hdrs)?;
+    Ok(Some(Stored {
+        subject: answer.message.subject,
+        seq: StreamSeq::new(answer.message.seq),
+        time: api::time(&subject, &answer.message.time)?,
+        headers: String::from_utf8(headers).map_err(|error| malformed(error.to_string()))?,
+        payload: decode(answer.message.data)?.into(),
+    }))
+}
+
+/// Reads the message at a sequence; `None` if it is not retained.
+///
+/// # Errors
+///
+/// [`ApiError`].
+pub async fn message_at(
+    client: &Client,
+    stream: &str,
+    seq: StreamSeq,
+) -> Result<Option<Stored>, ApiError> {
+    if seq == StreamSeq::ZERO {
+        return Ok(None);
+    }
+    message(client, stream, json!({ "seq": seq.get() })).await
+}
+
+/// Reads the last message of a subject; `None` if there is none.
+///
+/// # Errors
+///
+/// [`ApiError`].
+pub async fn last_of(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<Stored>, ApiError> {
+    message(client, stream, json!({ "last_by_subj": subject })).await
+}

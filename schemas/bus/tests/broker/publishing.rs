@@ -1,0 +1,195 @@
+//! The publisher: order, no loss, no doubles, whatever happens to the broker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use bus::publisher::{
+    Connector, Observer, Outgoing, PublishError, Publisher, PublisherConfig, SendError, Sender,
+};
+use bus::reader::{ReaderConfig, Start, read_range};
+use bus::stream;
+use schemas::position::StreamSeq;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::Server;
+use crate::{STREAM, provisioned};
+
+#[derive(Clone, Default)]
+struct Tally {
+    stored: Arc<AtomicU64>,
+    disturbed: Arc<AtomicU64>,
+}
+
+impl Observer for Tally {
+    fn stored(&mut self, messages: &[Outgoing], _last: StreamSeq) {
+        self.stored
+            .fetch_add(messages.len() as u64, Ordering::Relaxed);
+    }
+
+    fn disturbed(&mut self, _why: &str) {
+        self.disturbed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn load(&mut self, _waiting_bytes: usize, _in_flight: usize) {}
+}
+
+fn publisher(server: &Server, token: u64, tally: &Tally) -> (Sender, Publisher) {
+    let url = server.url();
+    let connect: Connector = Arc::new(move || {
+        let url = url.clone();
+        Box::pin(async move { async_nats::connect(url).await })
+    });
+    let config = PublisherConfig {
+        stream: STREAM.to_owned(),
+        token,
+        window: 512,
+        max_buffer_bytes: 1 << 20,
+        max_payload: 1 << 16,
+        drain: Duration::from_secs(30),
+    };
+    Publisher::new(config, connect, Box::new(tally.clone()))
+}
+
+fn message(number: u64) -> Outgoing {
+    Outgoing {
+        subject: format!("tick.trade.x.S{}", number % 50).into(),
+        id: number.to_string(),
+        schema: "trade/1",
+        payload: number.to_string().into(),
+        collapsible: false,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test owns the task through its handle"
+)]
+fn run(publisher: Publisher, stop: &CancellationToken) -> JoinHandle<Result<(), PublishError>> {
+    tokio::spawn(publisher.run(stop.clone()))
+}
+
+async fn stored(server: &Server) -> Result<Vec<u64>> {
+    let client = server.client().await?;
+    let until = stream::state(&client, STREAM).await?.last_seq;
+    let config = ReaderConfig {
+        stream: STREAM.to_owned(),
+        name: "check".to_owned(),
+        filter: "tick.>".to_owned(),
+        start: Start::After(StreamSeq::ZERO),
+    };
+    let mut numbers = Vec::new();
+    read_range(client, config, until, Duration::from_secs(20), |entry| {
+        numbers.push(
+            std::str::from_utf8(&entry.payload)
+                .unwrap()
+                .parse()
+                .unwrap(),
+        );
+    })
+    .await?;
+    Ok(numbers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_and_content_survive_a_broker_that_is_killed() -> Result<()> {
+    const COUNT: u64 = 60_000;
+    let mut server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (sender, mut publisher) = publisher(&server, 1, &tally);
+    publisher.take_over().await?;
+    let running = run(publisher, &stop);
+    for number in 0..COUNT {
+        sender.send(message(number)).await?;
+        if number % 15_000 == 7_500 {
+            server.kill().await?;
+            server.restart().await?;
+        }
+    }
+    stop.cancel();
+    running.await??;
+    assert_eq!(tally.stored.load(Ordering::Relaxed), COUNT);
+    assert!(tally.disturbed.load(Ordering::Relaxed) >= 4);
+    assert_eq!(stored(&server).await?, (0..COUNT).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_fences_its_predecessor_out() -> Result<()> {
+    let server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let stop = CancellationToken::new();
+    let (old_sender, mut old) = publisher(&server, 1, &Tally::default());
+    old.take_over().await?;
+    let old = run(old, &stop);
+    for number in 0..1_000 {
+        old_sender.send(message(number)).await?;
+    }
+    let (sender, mut new) = publisher(&server, 2, &Tally::default());
+    new.take_over().await?;
+    let kept = stored(&server).await?;
+    let new = run(new, &stop);
+    for number in 5_000..6_000 {
+        sender.send(message(number)).await?;
+    }
+    for number in 1_000..2_000 {
+        // Refused once the predecessor has noticed.
+        if old_sender.send(message(number)).await.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(old.await?, Err(PublishError::Fenced { .. })));
+    stop.cancel();
+    new.await??;
+    let all = stored(&server).await?;
+    let prefix = all
+        .iter()
+        .copied()
+        .take_while(|number| *number < 5_000)
+        .collect::<Vec<_>>();
+    assert_eq!(prefix, (0..prefix.len() as u64).collect::<Vec<_>>());
+    assert_eq!(prefix, kept);
+    assert_eq!(all[prefix.len()..], (5_000..6_000).collect::<Vec<_>>());
+    assert!(matches!(
+        old_sender.send(message(0)).await,
+        Err(SendError::Closed)
+    ));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_buffer_holds_the_sender_back_and_loses_nothing() -> Result<()> {
+    let mut server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (sender, mut publisher) = publisher(&server, 1, &tally);
+    publisher.take_over().await?;
+    let running = run(publisher, &stop);
+    server.kill().await?;
+    let mut sent = 0;
+    // The limit is in bytes; a send that cannot be taken at once means that it is reached.
+    while let Ok(taken) =
+        tokio::time::timeout(Duration::from_millis(200), sender.send(message(sent))).await
+    {
+        taken?;
+        sent += 1;
+    }
+    assert!(sent > 1_000, "only {sent} messages fit");
+    let large = Outgoing {
+        payload: vec![0; 1 << 17].into(),
+        ..message(0)
+    };
+    assert!(matches!(
+        sender.send(large).await,
+        Err(SendError::TooLarge { limit: 65_536, .. })
+    ));
+    server.restart().await?;
+    sender.send(message(sent)).await?;
+    stop.cancel();
+    running.await??;
+    assert_eq!(stored(&server).await?, (0..=sent).collect::<Vec<_>>());
+    Ok(())
+}
