@@ -107,8 +107,13 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
         .send_request(subject.to_owned(), request)
         .await
         .map_err(|error| failure(subject, &error))?;
+    read(subject, &answer.payload)
+}
+
+/// Reads an answer, or the refusal in it.
+pub(crate) fn read<T: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<T, ApiError> {
     let outcome: Outcome =
-        serde_json::from_slice(&answer.payload).map_err(|error| malformed(subject, &error))?;
+        serde_json::from_slice(payload).map_err(|error| malformed(subject, &error))?;
     if let Some(refusal) = outcome.error {
         return Err(ApiError::Refused {
             subject: subject.to_owned(),
@@ -116,7 +121,7 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
             description: refusal.description,
         });
     }
-    serde_json::from_slice(&answer.payload).map_err(|error| malformed(subject, &error))
+    serde_json::from_slice(payload).map_err(|error| malformed(subject, &error))
 }
 
 /// Reads a time as the API writes it.

@@ -154,7 +154,11 @@ impl Sender {
     pub async fn send(&self, message: Outgoing) -> Result<(), SendError> {
         let (size, limit) = (message.payload.len(), self.shared.max_payload);
         if size > limit {
-            return Err(SendError::TooLarge { subject: message.subject, size, limit });
+            return Err(SendError::TooLarge {
+                subject: message.subject,
+                size,
+                limit,
+            });
         }
         let mut message = message;
         loop {
@@ -216,7 +220,9 @@ impl Publisher {
             closed: CancellationToken::new(),
             max_payload: config.max_payload,
         });
-        let sender = Sender { shared: Arc::clone(&shared) };
+        let sender = Sender {
+            shared: Arc::clone(&shared),
+        };
         let chain = Chain::new(0, StreamSeq::ZERO, config.window);
         let publisher = Self {
             config,
@@ -243,18 +249,30 @@ impl Publisher {
         loop {
             let session = self.connected(&mut failures).await;
             self.takeovers += 1;
-            let epoch = self.config.token.saturating_mul(1 << 20).saturating_add(self.takeovers);
+            let epoch = self
+                .config
+                .token
+                .saturating_mul(1 << 20)
+                .saturating_add(self.takeovers);
             match session.fence(&self.config, epoch).await {
                 Ok(last) => {
                     let unsent = self.chain.dissolve();
                     self.shared.backlog().return_all(unsent.into_iter());
                     self.chain = Chain::new(epoch, last, self.config.window);
                     self.session = Some(session);
-                    info!(stream = self.config.stream, epoch, last = last.get(), "stream taken over");
+                    info!(
+                        stream = self.config.stream,
+                        epoch,
+                        last = last.get(),
+                        "stream taken over"
+                    );
                     return Ok(last);
                 }
                 Err(Trouble::Fenced { theirs }) => {
-                    return Err(PublishError::Fenced { theirs, ours: epoch });
+                    return Err(PublishError::Fenced {
+                        theirs,
+                        ours: epoch,
+                    });
                 }
                 Err(Trouble::Broker(why)) => self.disturbed(&why),
             }
@@ -297,7 +315,11 @@ impl Publisher {
     }
 
     /// Sends and takes acknowledgements over one connection, until something is wrong with it.
-    async fn converse(&mut self, mut session: Session, stop: &CancellationToken) -> Result<(), String> {
+    async fn converse(
+        &mut self,
+        mut session: Session,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
         loop {
             let filled = shared.filled.notified();
@@ -331,7 +353,8 @@ impl Publisher {
                     let Some(message) = backlog.pop() else { break };
                     burst.push(message);
                 }
-                self.observer.load(backlog.bytes(), self.chain.in_flight() + burst.len());
+                self.observer
+                    .load(backlog.bytes(), self.chain.in_flight() + burst.len());
             }
             if burst.is_empty() {
                 return Ok(());
@@ -344,7 +367,9 @@ impl Publisher {
             for (index, message) in burst.into_iter().enumerate() {
                 let outgoing = message.clone();
                 let link = self.chain.push(message);
-                session.send(self.chain.epoch, link, &outgoing, index == last).await?;
+                session
+                    .send(self.chain.epoch, link, &outgoing, index == last)
+                    .await?;
             }
         }
     }
@@ -363,7 +388,10 @@ impl Publisher {
     }
 
     fn disturbed(&mut self, why: &str) {
-        warn!(stream = self.config.stream, why, "taking a new connection to the broker");
+        warn!(
+            stream = self.config.stream,
+            why, "taking a new connection to the broker"
+        );
         self.observer.disturbed(why);
     }
 
@@ -396,7 +424,10 @@ impl Publisher {
                     return Ok(());
                 }
                 Err(Trouble::Fenced { theirs }) => {
-                    return Err(PublishError::Fenced { theirs, ours: self.chain.epoch });
+                    return Err(PublishError::Fenced {
+                        theirs,
+                        ours: self.chain.epoch,
+                    });
                 }
                 Err(Trouble::Broker(why)) => self.disturbed(&why),
             }
@@ -420,7 +451,9 @@ impl Publisher {
     async fn resend(&mut self, session: &Session) -> Result<(), String> {
         let last = self.chain.in_flight().saturating_sub(1);
         for (index, (link, message)) in self.chain.unacked().enumerate() {
-            session.send(self.chain.epoch, link, message, index == last).await?;
+            session
+                .send(self.chain.epoch, link, message, index == last)
+                .await?;
         }
         self.deadline = Instant::now() + PROGRESS;
         Ok(())

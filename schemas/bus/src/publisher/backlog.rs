@@ -20,7 +20,13 @@ pub(super) struct Backlog {
 
 impl Backlog {
     pub(super) const fn new(limit: usize) -> Self {
-        Self { queue: VecDeque::new(), bytes: 0, limit, collapsed: 0, patience: 0 }
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            limit,
+            collapsed: 0,
+            patience: 0,
+        }
     }
 
     pub(super) const fn bytes(&self) -> usize {
@@ -107,7 +113,11 @@ mod tests {
     fn at_the_bound_only_state_gives_way_and_order_stays() {
         let mut backlog = Backlog::new(6 * 240);
         for id in 0..6 {
-            let (subject, state) = if id % 3 == 0 { ("trade", false) } else { ("quote", true) };
+            let (subject, state) = if id % 3 == 0 {
+                ("trade", false)
+            } else {
+                ("quote", true)
+            };
             backlog.push(message(subject, id, state)).unwrap();
         }
         backlog.push(message("quote", 6, true)).unwrap();

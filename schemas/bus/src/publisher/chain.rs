@@ -37,14 +37,24 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
     #[error("message {count} of this writer was stored at {seq} instead of {due}")]
-    Elsewhere { count: u64, seq: StreamSeq, due: StreamSeq },
+    Elsewhere {
+        count: u64,
+        seq: StreamSeq,
+        due: StreamSeq,
+    },
     #[error("the stream holds {stored} messages of this writer, {acked} had been acknowledged")]
     Lost { stored: u64, acked: u64 },
 }
 
 impl Chain {
     pub(super) const fn new(epoch: u64, base: StreamSeq, window: usize) -> Self {
-        Self { epoch, base, acked: 0, ring: VecDeque::new(), window }
+        Self {
+            epoch,
+            base,
+            acked: 0,
+            ring: VecDeque::new(),
+            window,
+        }
     }
 
     pub(super) const fn acked(&self) -> u64 {
@@ -65,12 +75,17 @@ impl Chain {
     }
 
     fn sent(&self) -> u64 {
-        self.acked.saturating_add(u64::try_from(self.ring.len()).unwrap_or(u64::MAX))
+        self.acked
+            .saturating_add(u64::try_from(self.ring.len()).unwrap_or(u64::MAX))
     }
 
     fn link(&self, count: u64) -> Link {
         let expected = self.seq_of(count.saturating_sub(1));
-        Link { count, expected, wants_ack: count.is_multiple_of(ACK_EVERY) }
+        Link {
+            count,
+            expected,
+            wants_ack: count.is_multiple_of(ACK_EVERY),
+        }
     }
 
     /// Adds a message behind all others.
@@ -81,7 +96,9 @@ impl Chain {
 
     /// Everything that was sent and is not known to be stored, with what was said along.
     pub(super) fn unacked(&self) -> impl Iterator<Item = (Link, &Outgoing)> {
-        (self.acked + 1..).map(|count| self.link(count)).zip(&self.ring)
+        (self.acked + 1..)
+            .map(|count| self.link(count))
+            .zip(&self.ring)
     }
 
     /// Takes the acknowledgement of message number `count`, stored at `seq`: it and all before it.
@@ -96,7 +113,10 @@ impl Chain {
     /// Takes the number of messages of this epoch that the stream holds.
     pub(super) fn reconcile(&mut self, stored: u64) -> Result<Vec<Outgoing>, Broken> {
         if stored < self.acked || stored > self.sent() {
-            return Err(Broken::Lost { stored, acked: self.acked });
+            return Err(Broken::Lost {
+                stored,
+                acked: self.acked,
+            });
         }
         Ok(self.settle(stored))
     }

@@ -62,7 +62,11 @@ impl Session {
             .subscribe(format!("{inbox}.*"))
             .await
             .map_err(|error| error.to_string())?;
-        Ok(Self { client, acks, inbox })
+        Ok(Self {
+            client,
+            acks,
+            inbox,
+        })
     }
 
     /// Sends a message; `last` of its burst, it asks for an acknowledgement.
@@ -82,9 +86,13 @@ impl Session {
         let payload = message.payload.clone();
         let sent = if link.wants_ack || last {
             let reply = format!("{}.{}", self.inbox, link.count);
-            self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+            self.client
+                .publish_with_reply_and_headers(subject, reply, headers, payload)
+                .await
         } else {
-            self.client.publish_with_headers(subject, headers, payload).await
+            self.client
+                .publish_with_headers(subject, headers, payload)
+                .await
         };
         sent.map_err(|error| error.to_string())
     }
@@ -113,7 +121,10 @@ impl Session {
         let batch = self.client.new_inbox();
         for index in 1..=fillers {
             let mut headers = HeaderMap::new();
-            headers.insert("Nats-Batch-Id", batch.trim_start_matches("_INBOX").replace('.', ""));
+            headers.insert(
+                "Nats-Batch-Id",
+                batch.trim_start_matches("_INBOX").replace('.', ""),
+            );
             headers.insert("Nats-Batch-Sequence", index.to_string());
             headers.insert("Tw-Writer", format!("{epoch}.0"));
             if index == 1 {
@@ -145,18 +156,27 @@ impl Session {
         let mut seq = last;
         while seq >= floor && seq > StreamSeq::ZERO {
             let stored = stream::message_at(&self.client, &config.stream, seq).await?;
-            let writer = stored.and_then(|stored| stored.header("Tw-Writer").and_then(parse_writer));
+            let writer =
+                stored.and_then(|stored| stored.header("Tw-Writer").and_then(parse_writer));
             match writer {
-                Some((theirs, _)) if theirs > chain.epoch => return Err(Trouble::Fenced { theirs }),
+                Some((theirs, _)) if theirs > chain.epoch => {
+                    return Err(Trouble::Fenced { theirs });
+                }
                 Some((epoch, stored)) if epoch == chain.epoch => {
-                    return Ok(Tail::Ours { stored, unbroken: seq == last });
+                    return Ok(Tail::Ours {
+                        stored,
+                        unbroken: seq == last,
+                    });
                 }
                 _ => seq = seq.prev(),
             }
         }
         // Nothing was stored since the last acknowledgement, and retention took what was before.
         if last == floor {
-            return Ok(Tail::Ours { stored: chain.acked(), unbroken: true });
+            return Ok(Tail::Ours {
+                stored: chain.acked(),
+                unbroken: true,
+            });
         }
         Ok(Tail::Foreign)
     }
@@ -166,7 +186,11 @@ fn read_ack(message: &Message) -> Result<(u64, StreamSeq), String> {
     if let Some(status) = message.status {
         return Err(format!("the broker answered {status}"));
     }
-    let count = message.subject.rsplit('.').next().and_then(|count| count.parse().ok());
+    let count = message
+        .subject
+        .rsplit('.')
+        .next()
+        .and_then(|count| count.parse().ok());
     let count = count.ok_or("an acknowledgement without a number")?;
     let ack: Ack =
         api::read(&message.subject, &message.payload).map_err(|error| error.to_string())?;

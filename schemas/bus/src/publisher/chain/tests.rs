@@ -42,7 +42,11 @@ impl Broker {
     }
 
     fn ticks(&self) -> Vec<&str> {
-        self.stored.iter().map(|(_, _, id)| id.as_str()).filter(|id| *id != "filler").collect()
+        self.stored
+            .iter()
+            .map(|(_, _, id)| id.as_str())
+            .filter(|id| *id != "filler")
+            .collect()
     }
 }
 
@@ -122,10 +126,25 @@ fn acknowledgements_are_cumulative_and_checked() {
     }
     assert_eq!(chain.ack(3, StreamSeq::new(103)).unwrap().len(), 3);
     assert_eq!(chain.ack(2, StreamSeq::new(102)).unwrap().len(), 0);
-    assert!(matches!(chain.ack(4, StreamSeq::new(105)), Err(Broken::Elsewhere { .. })));
-    assert!(matches!(chain.ack(6, StreamSeq::new(106)), Err(Broken::Elsewhere { .. })));
-    assert_eq!(chain.reconcile(2), Err(Broken::Lost { stored: 2, acked: 3 }));
-    let links: Vec<_> = chain.unacked().map(|(link, _)| (link.count, link.expected.get())).collect();
+    assert!(matches!(
+        chain.ack(4, StreamSeq::new(105)),
+        Err(Broken::Elsewhere { .. })
+    ));
+    assert!(matches!(
+        chain.ack(6, StreamSeq::new(106)),
+        Err(Broken::Elsewhere { .. })
+    ));
+    assert_eq!(
+        chain.reconcile(2),
+        Err(Broken::Lost {
+            stored: 2,
+            acked: 3
+        })
+    );
+    let links: Vec<_> = chain
+        .unacked()
+        .map(|(link, _)| (link.count, link.expected.get()))
+        .collect();
     assert_eq!(links, [(4, 103), (5, 104)]);
 }
 
