@@ -57,8 +57,10 @@ impl Delivery {
         let Some(count) = count.and_then(|count| count.as_str().parse::<u64>().ok()) else {
             return true;
         };
-        self.drained = count == self.seen;
-        self.drained
+        // A consumer held back by flow control sends heartbeats too, so only one that never
+        // delivered anything is known to be drained by them.
+        self.drained |= count == 0;
+        count == self.seen
     }
 
     /// Whether the last word of the broker was that nothing is waiting.

@@ -47,13 +47,16 @@ async fn read_until(
 
 async fn publish(client: &async_nats::Client, count: u64, subjects: u64) -> Result<()> {
     let context = async_nats::jetstream::new(client.clone());
-    let mut acks = Vec::new();
-    for number in 0..count {
-        let subject = format!("tick.trade.x.S{}", number % subjects);
-        acks.push(context.publish(subject, number.to_string().into()).await?);
-    }
-    for ack in acks {
-        ack.await?;
+    let numbers: Vec<u64> = (0..count).collect();
+    for burst in numbers.chunks(1_000) {
+        let mut acks = Vec::with_capacity(burst.len());
+        for number in burst {
+            let subject = format!("tick.trade.x.S{}", number % subjects);
+            acks.push(context.publish(subject, number.to_string().into()).await?);
+        }
+        for ack in acks {
+            ack.await?;
+        }
     }
     Ok(())
 }

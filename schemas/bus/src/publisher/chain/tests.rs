@@ -70,7 +70,7 @@ proptest! {
                 next += 1;
                 if losses >> (next % 64) & 1 == 1 {
                     late.push((link, id));
-                } else if broker.offer(1, link, &id) && link.count % 3 == 0 {
+                } else if broker.offer(1, link, &id) && link.count.is_multiple_of(3) {
                     chain.ack(link.count, chain.seq_of(link.count)).unwrap();
                 }
             }
