@@ -1,1 +1,108 @@
-fn main() {}
+//! The one binary: every role, and `up`, which is all of them on one machine.
+
+mod broker;
+mod data;
+mod provision;
+mod up;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use daemon::telemetry::{self, LogArgs};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::debug;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Market data from any feed to any number of screens and services.
+#[derive(Debug, Parser)]
+#[command(name = "tickwire", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+
+    #[command(subcommand)]
+    entry: Entry,
+}
+
+#[derive(Debug, Subcommand)]
+enum Entry {
+    #[command(flatten)]
+    Command(Command),
+    /// Become the broker of `up`
+    #[command(hide = true)]
+    NatsChild(broker::child::ChildArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole system in one process, with a broker of its own
+    Up(Box<up::UpArgs>),
+    /// Create or update the stream, the buckets and the recorder's consumer on a broker
+    Provision(provision::ProvisionArgs),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.entry {
+        Entry::Command(command) => telemetry::init(&cli.log).and_then(|()| start(command)),
+        // Becomes another program, so no thread may have been started.
+        Entry::NatsChild(args) => broker::child::become_server(&args).map(|never| match never {}),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(&failure),
+    }
+}
+
+/// Says why the process ends, in one sentence for whoever looks at the terminal.
+fn complain(failure: &anyhow::Error) -> ExitCode {
+    // With stderr gone there is nobody left to tell.
+    drop(writeln!(io::stderr(), "tickwire: {failure:#}"));
+    ExitCode::FAILURE
+}
+
+fn start(command: Command) -> Result<()> {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        debug!("another provider of cryptography was installed before");
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(run(command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up(args) => Box::pin(up::run(*args)).await,
+        Command::Provision(args) => provision::run(args).await,
+        Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Writes a line to stdout.
+fn say(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("stdout is closed")
+}
+
+/// Every client is a file descriptor: takes as many as the system lets us.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(problem) = setrlimit(Resource::Nofile, all) {
+        debug!(%problem, ?limit, "the limit of open files stays as it is");
+    }
+}

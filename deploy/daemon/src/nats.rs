@@ -19,6 +19,8 @@ use tracing::{debug, error, info, warn};
 use crate::health::Check;
 use crate::ops::Surface;
 
+/// Where a broker listens unless it is told otherwise.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 /// Messages that a subscription may hold; beyond it the client library drops the newest.
 const SUBSCRIPTION_CAPACITY: usize = 262_144;
 /// How often a silent broker is asked whether it is there.
@@ -34,13 +36,9 @@ pub type Connector = Arc<
 /// Where the broker is and how to log in.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NatsArgs {
-    /// The broker's address; several are separated by commas
-    #[arg(
-        long,
-        env = "TICKWIRE_NATS_URL",
-        default_value = "nats://127.0.0.1:4222"
-    )]
-    pub nats_url: String,
+    /// The broker's address, port 4222 of this machine by default; several are separated by commas
+    #[arg(long, env = "TICKWIRE_NATS_URL")]
+    pub nats_url: Option<String>,
 
     /// The user to log in as
     #[arg(long, env = "TICKWIRE_NATS_USER", requires = "password")]
@@ -146,11 +144,11 @@ impl NatsArgs {
             }
             (None, None) => Login::Anonymous,
         };
-        Ok(Settings {
-            url: self.nats_url.clone(),
-            login,
-            role,
-        })
+        let url = self
+            .nats_url
+            .clone()
+            .unwrap_or_else(|| DEFAULT_URL.to_owned());
+        Ok(Settings { url, login, role })
     }
 }
 

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: the first asks for a drain, the second ends the process now.
 
+use std::convert::Infallible;
 use std::process;
 
 use anyhow::{Context, Result};
@@ -35,8 +36,8 @@ impl Signals {
         }
     }
 
-    /// Cancels `stop` on the first signal and ends the process on the second. Never returns.
-    pub async fn relay(mut self, stop: CancellationToken) {
+    /// Cancels `stop` on the first signal and ends the process on the second.
+    pub async fn relay(mut self, stop: CancellationToken) -> Infallible {
         let (name, _) = self.next().await;
         info!(
             signal = name,

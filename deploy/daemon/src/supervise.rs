@@ -70,17 +70,15 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the process is asked to end, then stops every part in order.
+    /// Waits until the process is asked to end.
     ///
     /// # Errors
     ///
-    /// A part ended before it was told to, panicked, failed, or did not end in time.
-    pub async fn run(mut self) -> Result<()> {
-        let outcome = self
-            .during(std::future::pending::<Result<()>>())
+    /// A part ended.
+    pub async fn watch(&mut self) -> Result<()> {
+        self.during(std::future::pending::<Result<()>>())
             .await
-            .map(|_| ());
-        self.shutdown(outcome).await
+            .map(drop)
     }
 
     /// Stops every part in order; the first failure, of `outcome` or of a part, is returned.
@@ -88,8 +86,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// `outcome`, or a part failed or did not end in time.
-    pub async fn shutdown(mut self, outcome: Result<()>) -> Result<()> {
-        let mut outcome = outcome;
+    pub async fn shutdown(mut self, mut outcome: Result<()>) -> Result<()> {
         for part in std::mem::take(&mut self.parts).into_iter().rev() {
             info!(part = part.name, "stopping");
             part.stop.cancel();

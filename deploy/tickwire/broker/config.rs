@@ -1,0 +1,170 @@
+//! The managed nats-server's configuration: loopback only, one user for each role.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bus::provision::StreamSpec;
+use daemon::nats::{Login, Secret, Settings};
+use rand::RngExt as _;
+
+/// What each role may do; operators include the same file.
+const ROLES: &str = include_str!("../../nats/roles.conf");
+/// The name of the stream in that file.
+const STREAM: &str = "TICKS";
+/// Everybody with a user in that file.
+const USERS: [&str; 6] = ["provision", "ingest", "fanout", "recorder", "api", "reader"];
+/// The name of the configuration file in the broker's directory.
+pub(super) const FILE: &str = "server.conf";
+/// Room for the buckets beside the stream, in bytes.
+const BESIDES: u64 = 1 << 30;
+
+/// The roles' passwords, new in every process.
+#[derive(Clone, Debug)]
+pub(crate) struct Logins {
+    port: u16,
+    passwords: BTreeMap<&'static str, Secret>,
+}
+
+impl Logins {
+    /// Fresh passwords for a broker on this port.
+    pub(crate) fn random(port: u16) -> Self {
+        let password = || Secret::from(format!("{:032x}", rand::rng().random::<u128>()));
+        Self {
+            port,
+            passwords: USERS.map(|user| (user, password())).into(),
+        }
+    }
+
+    /// Where the broker listens.
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// How a role connects.
+    pub(crate) fn settings(&self, role: &'static str) -> Settings {
+        let login = self
+            .passwords
+            .get(role)
+            .map_or(Login::Anonymous, |password| Login::Password {
+                user: role.to_owned(),
+                password: password.clone(),
+            });
+        Settings {
+            url: self.url(),
+            login,
+            role,
+        }
+    }
+}
+
+/// Writes the configuration, readable by this user alone.
+///
+/// # Errors
+///
+/// The directory cannot be written.
+pub(crate) fn write(dir: &Path, spec: &StreamSpec, logins: &Logins) -> Result<()> {
+    let text = render(spec, logins);
+    let path = dir.join(FILE);
+    let fresh = dir.join("server.conf.new");
+    let written = fs::create_dir_all(dir)
+        .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700)))
+        .and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&fresh)
+        })
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| fs::rename(&fresh, &path));
+    written.with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Paths are relative: the server runs in its directory.
+fn render(spec: &StreamSpec, logins: &Logins) -> String {
+    let limit = spec.max_bytes.saturating_add(BESIDES);
+    let port = logins.port;
+    let mut text = format!(
+        "listen: \"127.0.0.1:{port}\"\n\
+         server_name: tickwire\n\
+         logtime: false\n\
+         jetstream {{ store_dir: \".\", max_file_store: {limit}, sync_interval: \"10s\" }}\n\
+         # Loopback is open to every local user: who does not log in may read.\n\
+         no_auth_user: reader\n\n"
+    );
+    for (user, password) in &logins.passwords {
+        let name = user.to_uppercase();
+        text.extend([
+            "TICKWIRE_",
+            &name,
+            "_PASSWORD: \"",
+            password.reveal(),
+            "\"\n",
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&ROLES.replace(STREAM, &spec.name));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use bus::provision::StreamSpec;
+
+    use super::{FILE, Logins, USERS, render, write};
+
+    fn spec(name: &str) -> StreamSpec {
+        StreamSpec {
+            name: name.to_owned(),
+            max_age_secs: 60,
+            max_bytes: 1 << 20,
+            replicas: 1,
+            recorded: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_user_has_a_password_of_its_own() {
+        let logins = Logins::random(4000);
+        let text = render(&spec("OTHER"), &logins);
+        for user in USERS {
+            let name = format!("TICKWIRE_{}_PASSWORD", user.to_uppercase());
+            assert!(
+                text.contains(&format!("password: ${name},")),
+                "{user} cannot log in"
+            );
+            assert_eq!(text.matches(&format!("{name}: \"")).count(), 1);
+        }
+        let distinct: std::collections::BTreeSet<_> = logins
+            .passwords
+            .values()
+            .map(daemon::nats::Secret::reveal)
+            .collect();
+        assert_eq!(distinct.len(), USERS.len());
+        assert!(text.contains("$JS.API.STREAM.INFO.OTHER") && !text.contains("TICKS\""));
+        assert!(!format!("{logins:?}").contains(distinct.first().unwrap()));
+    }
+
+    #[test]
+    fn only_the_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let nats = dir.path().join("nats");
+        write(&nats, &spec("A"), &Logins::random(4000)).unwrap();
+        write(&nats, &spec("A"), &Logins::random(4001)).unwrap();
+        let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&nats), 0o700);
+        assert_eq!(mode(&nats.join(FILE)), 0o600);
+        assert!(
+            std::fs::read_to_string(nats.join(FILE))
+                .unwrap()
+                .contains("127.0.0.1:4001")
+        );
+    }
+}
