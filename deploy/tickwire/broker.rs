@@ -301,18 +301,50 @@ enum Level {
 
 fn split_level(line: &str) -> (Level, &str) {
     let marks = [
-        ("[INF] ", Level::Detail),
-        ("[DBG] ", Level::Detail),
-        ("[TRC] ", Level::Detail),
+        ("[INF]", Level::Detail),
+        ("[DBG]", Level::Detail),
+        ("[TRC]", Level::Detail),
         // Its configuration can be read by its user alone.
         ("[WRN] Plaintext passwords", Level::Detail),
-        ("[WRN] ", Level::Warning),
-        ("[ERR] ", Level::Error),
-        ("[FTL] ", Level::Error),
+        ("[WRN]", Level::Warning),
+        ("[ERR]", Level::Error),
+        ("[FTL]", Level::Error),
     ];
     let found = marks.iter().find_map(|(mark, level)| {
         let (_, text) = line.split_once(mark)?;
-        Some((*level, text))
+        Some((*level, text.trim()))
     });
     found.unwrap_or((Level::Error, line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Level, split_level};
+
+    #[test]
+    fn lines_keep_the_level_that_the_server_gave_them() {
+        let cases = [
+            (
+                "[7] [INF] Server is ready",
+                Level::Detail,
+                "Server is ready",
+            ),
+            ("[7] [INF]", Level::Detail, ""),
+            (
+                "[7] [WRN] Filestore: late",
+                Level::Warning,
+                "Filestore: late",
+            ),
+            ("[7] [FTL] no", Level::Error, "no"),
+            (
+                "tickwire: the parent is gone",
+                Level::Error,
+                "tickwire: the parent is gone",
+            ),
+            ("panic: runtime error", Level::Error, "panic: runtime error"),
+        ];
+        for (line, level, text) in cases {
+            assert_eq!(split_level(line), (level, text));
+        }
+    }
 }

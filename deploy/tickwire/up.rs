@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::Client;
-use bus::provision::StreamSpec;
+use bus::provision::{ProvisionError, StreamSpec};
 use daemon::nats::{self, NatsArgs, Settings};
 use daemon::ops::{self, Surface};
 use daemon::signals::Signals;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::broker::binary::{Binary, Places};
 use crate::broker::config::{self, Logins};
@@ -278,7 +278,10 @@ async fn start_broker(
 
 async fn provision(way: &Way, surface: &Surface, spec: &StreamSpec, data: &Path) -> Result<()> {
     let settings = way.settings("provision")?;
-    let client = nats::connect(&settings, surface).await?.client;
+    let url = settings.url.clone();
+    let client = nats::connector(settings, surface)()
+        .await
+        .with_context(|| format!("the broker at {url} cannot be reached"))?;
     if matches!(way, Way::Managed { .. }) {
         refuse_damage(&client, spec, data).await?;
     }
@@ -286,11 +289,19 @@ async fn provision(way: &Way, surface: &Surface, spec: &StreamSpec, data: &Path)
     loop {
         tries += 1;
         match bus::provision::provision(&client, spec).await {
-            Ok(_) => return Ok(()),
-            Err(error) if tries == PROVISION_TRIES => return Err(error.into()),
-            Err(error) => warn!(%error, tries, "cannot provision yet"),
+            Ok(epoch) => {
+                info!(stream = spec.name, %epoch, "provisioned");
+                return Ok(());
+            }
+            // No answer may come later; a refusal stays one.
+            Err(ProvisionError::Api { what, source })
+                if source.code().is_none() && tries < PROVISION_TRIES =>
+            {
+                warn!(what, error = %source, tries, "cannot provision yet");
+            }
+            Err(error) => return Err(error.into()),
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(500)).await;
     }
 }
 

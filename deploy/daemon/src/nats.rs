@@ -297,7 +297,8 @@ impl Watch {
             }
             (Event::ServerError(problem), _) => error!(role, %problem, "the broker objects"),
             (Event::ClientError(problem), _) => debug!(role, %problem, "cannot reach the broker"),
-            (event, _) => info!(role, %event, "connection to the broker"),
+            (event, Some(_)) => info!(role, %event, "connection to the broker"),
+            (event, None) => debug!(role, %event, "further connection to the broker"),
         }
     }
 }

@@ -9,7 +9,12 @@ use tracing_subscriber::EnvFilter;
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
     /// What to log: `info`, or directives such as `info,fanout=debug`
-    #[arg(long, env = "TICKWIRE_LOG", default_value = "info", global = true)]
+    #[arg(
+        long,
+        env = "TICKWIRE_LOG",
+        default_value = "info,async_nats=warn",
+        global = true
+    )]
     pub log: String,
 
     /// How to write logs

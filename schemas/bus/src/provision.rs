@@ -11,8 +11,8 @@ use crate::{epoch, stream};
 /// The oldest nats-server that has everything this crate relies on.
 pub const MINIMUM_SERVER: (u64, u64, u64) = (2, 12, 8);
 
-/// JetStream's error for a stream whose name is taken by another configuration.
-const NAME_IN_USE: u64 = 10058;
+/// JetStream's error for a stream that does not exist.
+const NO_STREAM: u64 = 10059;
 
 /// Why a broker cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -139,12 +139,13 @@ fn bucket_config(bucket: &str, replicas: u8) -> Value {
     })
 }
 
+/// Updates what is there: a broker counts the reservation of a stream that is asked for twice.
 async fn upsert(client: &Client, name: &str, config: Value) -> Result<(), ApiError> {
-    let create = format!("$JS.API.STREAM.CREATE.{name}");
-    match api::call::<IgnoredAny>(client, &create, &config).await {
-        Err(error) if error.code() == Some(NAME_IN_USE) => {
-            let update = format!("$JS.API.STREAM.UPDATE.{name}");
-            api::call::<IgnoredAny>(client, &update, &config).await?;
+    let update = format!("$JS.API.STREAM.UPDATE.{name}");
+    match api::call::<IgnoredAny>(client, &update, &config).await {
+        Err(error) if error.code() == Some(NO_STREAM) => {
+            let create = format!("$JS.API.STREAM.CREATE.{name}");
+            api::call::<IgnoredAny>(client, &create, &config).await?;
         }
         answer => {
             answer?;
