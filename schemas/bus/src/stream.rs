@@ -59,6 +59,7 @@ impl Stored {
 struct Info {
     created: String,
     state: State,
+    config: Config,
 }
 
 #[derive(Deserialize)]
@@ -69,12 +70,52 @@ struct State {
     bytes: u64,
 }
 
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    subjects: Vec<String>,
+    #[serde(default)]
+    max_msgs_per_subject: i64,
+    #[serde(default)]
+    deny_delete: bool,
+    #[serde(default)]
+    deny_purge: bool,
+    #[serde(default)]
+    allow_msg_ttl: bool,
+}
+
+impl Config {
+    /// Whether whoever receives `filter` must see every sequence until retention removes it.
+    fn is_contiguous_for(&self, filter: &str) -> bool {
+        let append_only = self.deny_delete
+            && self.deny_purge
+            && !self.allow_msg_ttl
+            && self.max_msgs_per_subject <= 0;
+        append_only && self.subjects.iter().all(|subject| subject == filter)
+    }
+}
+
 /// Asks for the state of a stream.
 ///
 /// # Errors
 ///
 /// [`ApiError`], with code 10059 if there is no such stream.
 pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiError> {
+    let (state, _) = info(client, stream).await?;
+    Ok(state)
+}
+
+/// The state of a stream, and whether readers of `filter` must see every sequence of it.
+pub(crate) async fn state_for(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+) -> Result<(StreamState, bool), ApiError> {
+    let (state, config) = info(client, stream).await?;
+    Ok((state, config.is_contiguous_for(filter)))
+}
+
+async fn info(client: &Client, stream: &str) -> Result<(StreamState, Config), ApiError> {
     let subject = format!("$JS.API.STREAM.INFO.{stream}");
     let info: Info = api::call(client, &subject, &serde_json::Value::Null).await?;
     // An empty stream reports first_seq 0 or last + 1, depending on its past.
@@ -83,13 +124,14 @@ pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiErro
     } else {
         info.state.first_seq
     };
-    Ok(StreamState {
+    let state = StreamState {
         created: api::time(&subject, &info.created)?,
         first_seq: StreamSeq::new(first),
         last_seq: StreamSeq::new(info.state.last_seq),
         messages: info.state.messages,
         bytes: info.state.bytes,
-    })
+    };
+    Ok((state, info.config))
 }
 
 #[derive(Deserialize)]

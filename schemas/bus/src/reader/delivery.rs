@@ -1,6 +1,5 @@
 //! Counts the deliveries of one consumer, so that no loss goes unseen. Pure.
 
-use async_nats::HeaderMap;
 use schemas::position::StreamSeq;
 use schemas::time::UnixNanos;
 
@@ -10,7 +9,6 @@ pub(super) struct Stamp {
     pub(super) stream_seq: StreamSeq,
     pub(super) consumer_seq: u64,
     pub(super) time: UnixNanos,
-    pub(super) pending: u64,
 }
 
 impl Stamp {
@@ -23,11 +21,11 @@ impl Stamp {
         let stream_seq = StreamSeq::new(next()?);
         let consumer_seq = next()?;
         let time = UnixNanos::new(i64::try_from(next()?).ok()?);
+        let _pending = next()?;
         Some(Self {
             stream_seq,
             consumer_seq,
             time,
-            pending: next()?,
         })
     }
 }
@@ -36,14 +34,11 @@ impl Stamp {
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
     seen: u64,
-    /// The broker said that nothing is waiting.
-    drained: bool,
 }
 
 impl Delivery {
     /// Counts a delivery; `false` if it is not the one that was due.
-    pub(super) const fn advance(&mut self, consumer_seq: u64, pending: u64) -> bool {
-        self.drained = pending == 0;
+    pub(super) const fn advance(&mut self, consumer_seq: u64) -> bool {
         if consumer_seq != self.seen + 1 {
             return false;
         }
@@ -51,21 +46,9 @@ impl Delivery {
         true
     }
 
-    /// Compares a heartbeat's count; `false` if deliveries are missing.
-    pub(super) fn heartbeat(&mut self, headers: Option<&HeaderMap>) -> bool {
-        let count = headers.and_then(|headers| headers.get_last("Nats-Last-Consumer"));
-        let Some(count) = count.and_then(|count| count.as_str().parse::<u64>().ok()) else {
-            return true;
-        };
-        // A consumer held back by flow control sends heartbeats too, so only one that never
-        // delivered anything is known to be drained by them.
-        self.drained |= count == 0;
-        count == self.seen
-    }
-
-    /// Whether the last word of the broker was that nothing is waiting.
-    pub(super) const fn is_drained(&self) -> bool {
-        self.drained
+    /// Whether the broker has made as many.
+    pub(super) const fn matches(&self, count: u64) -> bool {
+        self.seen == count
     }
 }
 
@@ -79,7 +62,6 @@ mod tests {
             stream_seq: StreamSeq::new(42),
             consumer_seq: 7,
             time: UnixNanos::new(1_767_000_000_000_000_001),
-            pending: 3,
         };
         for reply in [
             "$JS.ACK.TICKS.fo-1.1.42.7.1767000000000000001.3",
@@ -102,13 +84,10 @@ mod tests {
     #[test]
     fn every_miscount_is_seen() {
         let mut delivery = Delivery::default();
-        assert!(delivery.advance(1, 1) && delivery.advance(2, 0));
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Last-Consumer", "2");
-        assert!(delivery.heartbeat(Some(&headers)) && delivery.is_drained());
-        headers.insert("Nats-Last-Consumer", "3");
-        assert!(!delivery.heartbeat(Some(&headers)));
-        assert!(!delivery.advance(2, 0));
-        assert!(!delivery.advance(4, 0));
+        assert!(delivery.advance(1) && delivery.advance(2));
+        assert!(delivery.matches(2));
+        assert!(!delivery.matches(3));
+        assert!(!delivery.advance(2));
+        assert!(!delivery.advance(4));
     }
 }

@@ -37,7 +37,8 @@ async fn read_until(
         match &mut event {
             Event::Batch { entries, .. } => seen.append(entries),
             Event::Boot { epoch, .. } => epochs.push(*epoch),
-            _ => {}
+            Event::CaughtUp | Event::Stale | Event::Live | Event::Trimmed { .. } | Event::Reset => {
+            }
         }
         if done(&event, &seen) {
             return Ok((seen, epochs));

@@ -1,0 +1,337 @@
+//! Decides what a reader does, from what it is told. Pure: no I/O, and time is an argument.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use schemas::position::{Epoch, StreamSeq};
+use schemas::time::UnixNanos;
+use tokio::time::Instant;
+
+use super::delivery::{Delivery, Stamp};
+use super::{Entry, Event, Start};
+use crate::stream::StreamState;
+
+/// Silence after which a consumer is taken for dead; the broker's heartbeat comes thrice as often.
+const SILENCE: Duration = Duration::from_millis(1_500);
+/// How long a stream may be ahead of its consumer with nothing delivered.
+const STUCK: Duration = Duration::from_secs(3);
+/// The pause before the first repeated attempt, doubled for every further one up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether the consumer is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// It is.
+    Go,
+    /// Another one is needed, and why.
+    Reopen(&'static str),
+}
+
+/// Where the next consumer starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resume {
+    /// As configured: nothing was read, or the snapshot was not complete.
+    Boot(Start),
+    /// Behind the head.
+    Head(StreamSeq),
+}
+
+/// What a new consumer was found to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joined {
+    pub(super) epoch: Epoch,
+    /// The stream, read from its leader after the consumer was created.
+    pub(super) state: StreamState,
+    /// Behind which sequence it starts; `None` for the last message of each subject.
+    pub(super) after: Option<StreamSeq>,
+    /// The last matching message.
+    pub(super) goal: StreamSeq,
+    /// Whether every sequence of the stream must be delivered.
+    pub(super) contiguous: bool,
+}
+
+/// What is known of the present consumer, or the last one.
+#[derive(Debug, Default)]
+struct Consumer {
+    delivery: Delivery,
+    /// Every sequence of the stream must be delivered.
+    contiguous: bool,
+    /// Something was delivered.
+    progress: bool,
+    /// The broker said that nothing was waiting, and nothing came since.
+    idle: bool,
+    /// The stream was found ahead of the head at this time, and nothing came since.
+    behind: Option<Instant>,
+}
+
+/// The reader's mind.
+#[derive(Debug)]
+pub(super) struct Machine {
+    start: Start,
+    events: VecDeque<Event>,
+    batch: Vec<Entry>,
+    moved: bool,
+    epoch: Option<Epoch>,
+    created: UnixNanos,
+    head: StreamSeq,
+    head_time: UnixNanos,
+    /// The sequence at which [`Event::CaughtUp`] is due.
+    goal: Option<StreamSeq>,
+    /// The consumer began with the last message of each subject, and has not delivered them all.
+    snapshot: bool,
+    consumer: Consumer,
+    heard: Option<Instant>,
+    lag: u64,
+    stale: bool,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Machine {
+    pub(super) fn new(start: Start) -> Self {
+        Self {
+            start,
+            events: VecDeque::new(),
+            batch: Vec::new(),
+            moved: false,
+            epoch: None,
+            created: UnixNanos::EPOCH,
+            head: StreamSeq::ZERO,
+            head_time: UnixNanos::EPOCH,
+            goal: None,
+            snapshot: false,
+            consumer: Consumer::default(),
+            heard: None,
+            lag: 0,
+            stale: false,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub(super) const fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    pub(super) const fn head(&self) -> (StreamSeq, UnixNanos) {
+        (self.head, self.head_time)
+    }
+
+    pub(super) const fn lag(&self) -> u64 {
+        self.lag
+    }
+
+    pub(super) fn batch_len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// When the next attempt to open a consumer is due; `None` for at once.
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    pub(super) const fn resume(&self) -> Resume {
+        if self.epoch.is_none() || self.snapshot {
+            return Resume::Boot(self.start);
+        }
+        Resume::Head(self.head)
+    }
+
+    /// A consumer was created and looked at.
+    pub(super) fn opened(&mut self, joined: &Joined, now: Instant) {
+        let boot = matches!(self.resume(), Resume::Boot(_));
+        self.consumer = Consumer {
+            contiguous: joined.contiguous,
+            ..Consumer::default()
+        };
+        self.created = joined.state.created;
+        self.hear(now);
+        if boot {
+            self.epoch = Some(joined.epoch);
+            self.goal = Some(joined.goal);
+            self.snapshot = joined.after.is_none();
+            self.events.push_back(Event::Boot {
+                epoch: joined.epoch,
+                first_seq: joined.state.first_seq,
+                last_seq: joined.state.last_seq,
+            });
+            if let Some(after) = joined.after {
+                self.head = self.head.max(after);
+            }
+        }
+        let retained = joined.state.first_seq.prev();
+        if !self.snapshot && retained > self.head {
+            if boot && !matches!(self.start, Start::After(asked) if asked > StreamSeq::ZERO) {
+                self.head = retained;
+            } else {
+                self.trim(retained);
+            }
+        }
+        self.skip_vanished(&joined.state);
+        self.check_goal();
+        if std::mem::take(&mut self.stale) {
+            self.events.push_back(Event::Live);
+        }
+    }
+
+    /// The history is another one than what was read: everything starts anew.
+    pub(super) fn rewound(&mut self) {
+        self.flush();
+        let mut fresh = Self::new(self.start);
+        fresh.events = std::mem::take(&mut self.events);
+        (fresh.heard, fresh.stale) = (self.heard, self.stale);
+        if self.epoch.is_some() {
+            fresh.events.push_back(Event::Reset);
+        }
+        *self = fresh;
+    }
+
+    /// A consumer could not be opened. `jitter` is between 0 and 1.
+    pub(super) fn refused(&mut self, now: Instant, jitter: f64) {
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8));
+        let pause = doubled.min(LONGEST_PAUSE).mul_f64(0.5 + jitter / 2.0);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + pause);
+    }
+
+    /// The consumer was given up: the next one at once if this one was any good.
+    pub(super) fn gave_up(&mut self, now: Instant, jitter: f64) {
+        self.flush();
+        if self.consumer.progress || self.consumer.idle {
+            (self.failures, self.retry_at) = (0, None);
+        } else {
+            self.refused(now, jitter);
+        }
+    }
+
+    /// A message was delivered; no entry is a filler of the publisher's fence.
+    pub(super) fn delivered(&mut self, stamp: &Stamp, entry: Option<Entry>, now: Instant) -> Flow {
+        if !self.consumer.delivery.advance(stamp.consumer_seq) {
+            return Flow::Reopen("a delivery is missing");
+        }
+        self.hear(now);
+        let consumer = &mut self.consumer;
+        (consumer.progress, consumer.idle, consumer.behind) = (true, false, None);
+        (self.failures, self.retry_at) = (0, None);
+        if stamp.stream_seq <= self.head {
+            return Flow::Go;
+        }
+        // Nothing removes messages of such a stream but retention, from the front.
+        if self.consumer.contiguous && !self.snapshot && stamp.stream_seq > self.head.next() {
+            self.trim(stamp.stream_seq.prev());
+        }
+        (self.head, self.head_time) = (stamp.stream_seq, stamp.time);
+        self.moved = true;
+        self.batch.extend(entry);
+        self.check_goal();
+        Flow::Go
+    }
+
+    /// The broker sends nothing: it has nothing, or it is `stalled` and waits for flow control.
+    /// `count` is how many deliveries it says it made.
+    pub(super) fn heartbeat(&mut self, count: Option<u64>, stalled: bool, now: Instant) -> Flow {
+        if count.is_some_and(|count| !self.consumer.delivery.matches(count)) {
+            return Flow::Reopen("a heartbeat counts other deliveries");
+        }
+        self.consumer.idle = count.is_some() && !stalled;
+        self.hear(now);
+        Flow::Go
+    }
+
+    /// The broker said something that is no heartbeat.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Time passed, and everything that had arrived was taken.
+    pub(super) fn tick(&mut self, now: Instant) -> Flow {
+        let silence = now.saturating_duration_since(*self.heard.get_or_insert(now));
+        if silence >= SILENCE {
+            self.flush();
+            if !std::mem::replace(&mut self.stale, true) {
+                self.events.push_back(Event::Stale);
+            }
+            return Flow::Reopen("the broker is silent");
+        }
+        if self
+            .consumer
+            .behind
+            .is_some_and(|since| now.saturating_duration_since(since) >= STUCK)
+        {
+            return Flow::Reopen("nothing is delivered although the stream has more");
+        }
+        Flow::Go
+    }
+
+    /// The leader was asked about the stream when the head was `asked`.
+    pub(super) fn surveyed(&mut self, state: &StreamState, asked: StreamSeq, now: Instant) -> Flow {
+        self.lag = state.last_seq.get().saturating_sub(self.head.get());
+        if state.created != self.created {
+            return Flow::Reopen("the stream was created anew");
+        }
+        if state.last_seq < asked && self.head_time > UnixNanos::EPOCH {
+            return Flow::Reopen("the stream ends before the head");
+        }
+        self.flush();
+        if self.consumer.contiguous
+            && !self.snapshot
+            && self.consumer.idle
+            && state.first_seq > self.head.next()
+        {
+            self.trim(state.first_seq.prev());
+        }
+        self.skip_vanished(state);
+        self.check_goal();
+        if self.consumer.contiguous && state.last_seq > self.head {
+            self.consumer.behind = self.consumer.behind.or(Some(now));
+        }
+        Flow::Go
+    }
+
+    /// What had arrived was taken: tells it.
+    pub(super) fn flush(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.events.push_back(Event::Batch {
+                entries: std::mem::take(&mut self.batch),
+                head: self.head,
+                head_time: self.head_time,
+            });
+        }
+    }
+
+    fn trim(&mut self, to: StreamSeq) {
+        self.flush();
+        self.events.push_back(Event::Trimmed {
+            from: self.head.next(),
+            to,
+        });
+        self.head = to;
+    }
+
+    /// Where the goal, or all there was, has expired, nothing will be delivered to reach it.
+    fn skip_vanished(&mut self, state: &StreamState) {
+        let gone = state.first_seq.prev();
+        if gone > self.head && self.goal.is_some_and(|goal| gone >= goal) {
+            self.head = gone;
+            self.head_time = UnixNanos::EPOCH;
+            self.moved = true;
+        }
+    }
+
+    fn check_goal(&mut self) {
+        if self.goal.is_some_and(|goal| self.head >= goal) {
+            self.flush();
+            self.goal = None;
+            self.snapshot = false;
+            self.events.push_back(Event::CaughtUp);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
