@@ -157,3 +157,139 @@ fn unfold(joined: Joined) -> (Id, Result<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, pending};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use anyhow::{Result, bail};
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    use super::Supervisor;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    type Record = Arc<Mutex<Vec<&'static str>>>;
+
+    /// Runs until told to stop, and records that it did.
+    fn part(record: &Record, name: &'static str) -> impl FnOnce(CancellationToken) -> Part {
+        let record = Arc::clone(record);
+        move |stop| {
+            Box::pin(async move {
+                stop.cancelled().await;
+                record.lock().unwrap().push(name);
+                Ok(())
+            })
+        }
+    }
+
+    type Part = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+    async fn outcome(mut supervisor: Supervisor) -> String {
+        let lived = timeout(LONG, supervisor.watch()).await.unwrap();
+        let ended = timeout(LONG, supervisor.shutdown(lived)).await.unwrap();
+        ended.map_or_else(|failure| format!("{failure:#}"), |()| "ok".to_owned())
+    }
+
+    #[tokio::test]
+    async fn parts_stop_in_the_reverse_order_of_their_start() {
+        let (record, stop) = (Record::default(), CancellationToken::new());
+        let mut supervisor = Supervisor::new(stop.clone());
+        for name in ["ops", "nats", "fanout", "ingest"] {
+            supervisor.start(name, LONG, part(&record, name));
+        }
+        stop.cancel();
+        assert_eq!(outcome(supervisor).await, "ok");
+        assert_eq!(*record.lock().unwrap(), ["ingest", "fanout", "nats", "ops"]);
+    }
+
+    #[tokio::test]
+    async fn an_early_exit_stops_all_and_fails() {
+        let record = Record::default();
+        let mut supervisor = Supervisor::new(CancellationToken::new());
+        supervisor.start("nats", LONG, part(&record, "nats"));
+        supervisor.start("fanout", LONG, |_| async { Ok(()) });
+        assert_eq!(
+            outcome(supervisor).await,
+            "fanout ended though nobody asked it to"
+        );
+        assert_eq!(*record.lock().unwrap(), ["nats"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_keeps_its_reason() {
+        let mut supervisor = Supervisor::new(CancellationToken::new());
+        supervisor.start("recorder", LONG, |_| async { bail!("the disk is full") });
+        assert_eq!(
+            outcome(supervisor).await,
+            "recorder failed: the disk is full"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_of_its_part() {
+        let record = Record::default();
+        let mut supervisor = Supervisor::new(CancellationToken::new());
+        supervisor.start("nats", LONG, part(&record, "nats"));
+        supervisor.start("api", LONG, |_| async { panic!("index {}", 7) });
+        assert_eq!(outcome(supervisor).await, "api failed: panicked: index 7");
+        assert_eq!(*record.lock().unwrap(), ["nats"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_hangs_is_given_up_and_the_others_still_stop() {
+        let (record, stop) = (Record::default(), CancellationToken::new());
+        let mut supervisor = Supervisor::new(stop.clone());
+        supervisor.start("nats", LONG, part(&record, "nats"));
+        supervisor.start("fanout", Duration::from_secs(5), |_| {
+            pending::<Result<()>>()
+        });
+        stop.cancel();
+        assert_eq!(
+            outcome(supervisor).await,
+            "fanout failed: still draining after 5s"
+        );
+        assert_eq!(*record.lock().unwrap(), ["nats"]);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_during_the_drain_of_another_is_not_waited_for_twice() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        let early = stop.clone();
+        supervisor.start("nats", LONG, |_| async move {
+            early.cancelled().await;
+            bail!("killed")
+        });
+        supervisor.start("fanout", LONG, |stop| async move {
+            stop.cancelled().await;
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        });
+        stop.cancel();
+        assert_eq!(outcome(supervisor).await, "nats failed: killed");
+    }
+
+    #[tokio::test]
+    async fn a_step_of_the_start_gives_way_to_a_stop_and_to_a_failure() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        assert_eq!(supervisor.during(async { Ok(7) }).await.unwrap(), Some(7));
+        supervisor.start("nats", LONG, |_| async { bail!("no port") });
+        let step = supervisor.during(pending::<Result<()>>());
+        assert_eq!(
+            format!("{:#}", step.await.unwrap_err()),
+            "nats failed: no port"
+        );
+        stop.cancel();
+        assert_eq!(
+            supervisor.during(pending::<Result<()>>()).await.unwrap(),
+            None
+        );
+    }
+}
