@@ -281,9 +281,9 @@ mod tests {
         let mut supervisor = Supervisor::new(stop.clone());
         assert_eq!(supervisor.during(async { Ok(7) }).await.unwrap(), Some(7));
         supervisor.start("nats", LONG, |_| async { bail!("no port") });
-        let step = supervisor.during(pending::<Result<()>>());
+        let work = supervisor.during(pending::<Result<()>>());
         assert_eq!(
-            format!("{:#}", step.await.unwrap_err()),
+            format!("{:#}", work.await.unwrap_err()),
             "nats failed: no port"
         );
         stop.cancel();

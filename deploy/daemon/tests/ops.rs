@@ -1,7 +1,6 @@
 //! The operations server over a socket, as an orchestrator and a scraper use it.
 
 use std::net::SocketAddr;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
