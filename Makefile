@@ -1,0 +1,31 @@
+# The commands of this repository; `make help` lists them.
+
+FEEDS ?= deploy/feeds/simulator.toml
+DATA ?= data
+HTTP ?= 127.0.0.1:8080
+WS ?= 127.0.0.1:8081
+OPS ?= 127.0.0.1:9100
+
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
+	cargo run --locked --release --bin tickwire -- up \
+	  --feeds "$(FEEDS)" --data "$(DATA)" --http "$(HTTP)" --ws "$(WS)" --ops "$(OPS)"
+
+test: setup ## Run every test against a real broker
+	cargo test --locked --workspace
+
+check: setup ## Format, lints and documentation
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+setup: ## Check what a build needs, and install a pinned nats-server under .tools
+	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no $(PYTHON): install it with pip, on Debian with \`apt-get install python3 python3-pip\`" >&2; exit 1; }
+	@$(PYTHON) deploy/setup.py
