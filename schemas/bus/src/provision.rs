@@ -11,15 +11,27 @@ use crate::{epoch, stream};
 /// The oldest nats-server that has everything this crate relies on.
 pub const MINIMUM_SERVER: (u64, u64, u64) = (2, 12, 8);
 
-/// JetStream's error for a stream that does not exist.
-const NO_STREAM: u64 = 10059;
-
 /// Why a broker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     /// Too old.
     #[error("nats-server {0} is too old: Tickwire needs 2.12.8 or later")]
     TooOld(String),
+    /// Something of that name is there, and is something else.
+    #[error(
+        "{what} exists with {field} {found} where {wanted} is needed, which cannot be changed: \
+         use another name, or delete it and what it stores"
+    )]
+    Incompatible {
+        /// The stream or bucket.
+        what: String,
+        /// The setting, as the broker names it.
+        field: &'static str,
+        /// Its value.
+        found: Value,
+        /// The value that is needed.
+        wanted: Value,
+    },
     /// The broker refused.
     #[error("cannot provision {what}")]
     Api {
@@ -77,14 +89,10 @@ pub async fn provision(client: &Client, spec: &StreamSpec) -> Result<Epoch, Prov
         move |source| ProvisionError::Api { what, source }
     };
     for bucket in ["auth", "epochs", "leases"] {
-        let config = bucket_config(bucket, spec.replicas);
-        upsert(client, &format!("KV_{bucket}"), config)
-            .await
-            .map_err(named(bucket))?;
+        let name = format!("KV_{bucket}");
+        ensure(client, &name, bucket_config(bucket, spec.replicas)).await?;
     }
-    upsert(client, &spec.name, stream_config(spec))
-        .await
-        .map_err(named(&spec.name))?;
+    ensure(client, &spec.name, stream_config(spec)).await?;
     consumer(client, spec)
         .await
         .map_err(named("consumer recorder"))?;
@@ -111,12 +119,23 @@ fn stream_config(spec: &StreamSpec) -> Value {
         "max_msgs_per_subject": -1,
         "max_consumers": -1,
         "compression": "s2",
+        "duplicate_window": duplicate_window(spec),
         "allow_direct": true,
         "allow_atomic": true,
         "deny_delete": true,
         "deny_purge": true,
         "republish": { "src": "tick.>", "dest": "live.>" },
     })
+}
+
+/// Nothing is deduplicated by the broker, but its window may not exceed the age limit.
+fn duplicate_window(spec: &StreamSpec) -> u64 {
+    let age = if spec.max_age_secs == 0 {
+        u64::MAX
+    } else {
+        spec.max_age_secs
+    };
+    age.min(120) * 1_000_000_000
 }
 
 fn bucket_config(bucket: &str, replicas: u8) -> Value {
@@ -139,19 +158,66 @@ fn bucket_config(bucket: &str, replicas: u8) -> Value {
     })
 }
 
-/// Updates what is there: a broker counts the reservation of a stream that is asked for twice.
-async fn upsert(client: &Client, name: &str, config: Value) -> Result<(), ApiError> {
-    let update = format!("$JS.API.STREAM.UPDATE.{name}");
-    match api::call::<IgnoredAny>(client, &update, &config).await {
-        Err(error) if error.code() == Some(NO_STREAM) => {
-            let create = format!("$JS.API.STREAM.CREATE.{name}");
-            api::call::<IgnoredAny>(client, &create, &config).await?;
+/// Settings that no update changes, or that break what readers rely on, where they are not set.
+const FIXED: [(&str, Value); 8] = [
+    ("storage", Value::Null),
+    ("retention", Value::Null),
+    ("mirror", Value::Null),
+    ("sources", Value::Null),
+    ("persist_mode", Value::Null),
+    ("sealed", Value::Bool(false)),
+    ("no_ack", Value::Bool(false)),
+    ("allow_msg_ttl", Value::Bool(false)),
+];
+
+/// Creates a stream, or updates it where a setting differs; settings that only the operator made,
+/// such as its placement, stay.
+async fn ensure(client: &Client, name: &str, wanted: Value) -> Result<(), ProvisionError> {
+    let failed = |source| ProvisionError::Api {
+        what: name.to_owned(),
+        source,
+    };
+    let (verb, config) = match stream::config(client, name).await.map_err(failed)? {
+        None => ("CREATE", wanted),
+        Some(found) => {
+            refuse_incompatible(name, &found, &wanted)?;
+            let merged = merge(&found, &wanted);
+            if merged == found {
+                return Ok(());
+            }
+            ("UPDATE", merged)
         }
-        answer => {
-            answer?;
+    };
+    let subject = format!("$JS.API.STREAM.{verb}.{name}");
+    api::call::<IgnoredAny>(client, &subject, &config)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+fn refuse_incompatible(what: &str, found: &Value, wanted: &Value) -> Result<(), ProvisionError> {
+    for (field, unset) in FIXED {
+        let get = |config: &Value| config.get(field).cloned().unwrap_or(unset.clone());
+        let (found, wanted) = (get(found), get(wanted));
+        if found != wanted {
+            let what = what.to_owned();
+            return Err(ProvisionError::Incompatible {
+                what,
+                field,
+                found,
+                wanted,
+            });
         }
     }
     Ok(())
+}
+
+fn merge(found: &Value, wanted: &Value) -> Value {
+    let mut merged = found.clone();
+    if let (Some(merged), Some(wanted)) = (merged.as_object_mut(), wanted.as_object()) {
+        merged.extend(wanted.clone());
+    }
+    merged
 }
 
 async fn consumer(client: &Client, spec: &StreamSpec) -> Result<(), ApiError> {
@@ -177,7 +243,7 @@ async fn consumer(client: &Client, spec: &StreamSpec) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use super::check_version;
+    use super::*;
 
     #[test]
     fn old_servers_are_refused() {
@@ -188,5 +254,44 @@ mod tests {
             let error = check_version(bad).unwrap_err().to_string();
             assert!(error.contains("2.12.8"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_changed_is_refused_by_name() {
+        let spec = StreamSpec {
+            name: "TICKS".to_owned(),
+            max_age_secs: 60,
+            max_bytes: 1 << 20,
+            replicas: 1,
+            recorded: Vec::new(),
+        };
+        let wanted = stream_config(&spec);
+        assert_eq!(wanted["duplicate_window"], 60_000_000_000_u64);
+        assert!(refuse_incompatible("TICKS", &wanted, &wanted).is_ok());
+        for (field, value) in [
+            ("storage", json!("memory")),
+            ("retention", json!("workqueue")),
+            ("mirror", json!({ "name": "OTHER" })),
+            ("allow_msg_ttl", json!(true)),
+            ("persist_mode", json!("async")),
+        ] {
+            let found = merge(&wanted, &json!({ field: value }));
+            let error = refuse_incompatible("TICKS", &found, &wanted).unwrap_err();
+            let sentence = error.to_string();
+            assert!(
+                sentence.contains("TICKS") && sentence.contains(field),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_operator_added_stays() {
+        let found = json!({ "max_age": 1, "placement": { "tags": ["ssd"] } });
+        let merged = merge(&found, &json!({ "max_age": 2 }));
+        assert_eq!(
+            merged,
+            json!({ "max_age": 2, "placement": { "tags": ["ssd"] } })
+        );
     }
 }

@@ -12,6 +12,8 @@ use crate::api::{self, ApiError};
 
 /// JetStream's error for a message that is not stored.
 const NO_MESSAGE: u64 = 10037;
+/// JetStream's error for a stream that does not exist.
+const NO_STREAM: u64 = 10059;
 
 /// The state of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,11 @@ struct Info {
 }
 
 #[derive(Deserialize)]
+struct Described {
+    config: serde_json::Value,
+}
+
+#[derive(Deserialize)]
 struct State {
     first_seq: u64,
     last_seq: u64,
@@ -92,6 +99,21 @@ impl Config {
             && !self.allow_msg_ttl
             && self.max_msgs_per_subject <= 0;
         append_only && self.subjects.iter().all(|subject| subject == filter)
+    }
+}
+
+/// The configuration of a stream, as the broker spells it; `None` if there is no such stream.
+pub(crate) async fn config(
+    client: &Client,
+    stream: &str,
+) -> Result<Option<serde_json::Value>, ApiError> {
+    let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    let info: Result<Described, ApiError> =
+        api::call(client, &subject, &serde_json::Value::Null).await;
+    match info {
+        Ok(info) => Ok(Some(info.config)),
+        Err(error) if error.code() == Some(NO_STREAM) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

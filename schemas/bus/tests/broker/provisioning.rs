@@ -1,0 +1,163 @@
+//! Provisioning: the same again changes nothing, other limits are taken, other streams are refused.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use async_nats::jetstream::{self, stream};
+use bus::provision::{ProvisionError, StreamSpec, provision};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::server::Server;
+use crate::{STREAM, provisioned};
+
+fn spec() -> StreamSpec {
+    StreamSpec {
+        name: STREAM.to_owned(),
+        max_age_secs: 3_600,
+        max_bytes: 1 << 28,
+        replicas: 1,
+        recorded: vec!["tick.trade.>".to_owned()],
+    }
+}
+
+#[tokio::test]
+async fn the_same_again_changes_nothing() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    let mut updates = client
+        .subscribe("$JS.EVENT.ADVISORY.STREAM.UPDATED.>")
+        .await?;
+    let first = provision(&client, &spec()).await?;
+    assert_eq!(provision(&client, &spec()).await?, first);
+    let smaller = StreamSpec {
+        max_bytes: 1 << 27,
+        max_age_secs: 60,
+        ..spec()
+    };
+    assert_eq!(provision(&client, &smaller).await?, first);
+    let told = timeout(Duration::from_secs(10), updates.next()).await?;
+    let told = told.map(|message| message.subject.to_string());
+    assert_eq!(
+        told.as_deref(),
+        Some("$JS.EVENT.ADVISORY.STREAM.UPDATED.TICKS")
+    );
+    let stream = jetstream::new(client.clone()).get_stream(STREAM).await?;
+    let config = &stream.cached_info().config;
+    assert_eq!(config.max_bytes, 1 << 27);
+    assert_eq!(config.max_age, Duration::from_mins(1));
+    // Whatever else was updated would have been told before this.
+    client
+        .publish("$JS.EVENT.ADVISORY.STREAM.UPDATED.END", "".into())
+        .await?;
+    let told = timeout(Duration::from_secs(10), updates.next()).await?;
+    let told = told.map(|message| message.subject.to_string());
+    assert_eq!(
+        told.as_deref(),
+        Some("$JS.EVENT.ADVISORY.STREAM.UPDATED.END")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_stream_is_as_designed() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    provisioned(&client).await?;
+    let context = jetstream::new(client.clone());
+    let config = context
+        .get_stream(STREAM)
+        .await?
+        .cached_info()
+        .config
+        .clone();
+    assert_eq!(config.subjects, ["tick.>"]);
+    assert_eq!(config.storage, stream::StorageType::File);
+    assert_eq!(config.compression, Some(stream::Compression::S2));
+    assert_eq!(config.discard, stream::DiscardPolicy::Old);
+    assert_eq!(config.max_messages_per_subject, -1);
+    assert!(config.allow_direct && config.allow_atomic_publish);
+    assert!(config.deny_delete && config.deny_purge);
+    let republish = config.republish.map(|to| (to.source, to.destination));
+    assert_eq!(republish, Some(("tick.>".to_owned(), "live.>".to_owned())));
+    for bucket in ["auth", "epochs", "leases"] {
+        let store = context.get_key_value(bucket).await?;
+        assert_eq!(store.status().await?.history(), 1, "{bucket}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_operator_set_stays() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    provisioned(&client).await?;
+    let context = jetstream::new(client.clone());
+    let mut config = context
+        .get_stream(STREAM)
+        .await?
+        .cached_info()
+        .config
+        .clone();
+    config.description = Some("kept".to_owned());
+    config.metadata.insert("desk".to_owned(), "kept".to_owned());
+    context.update_stream(config).await?;
+    provision(&client, &spec()).await?;
+    let config = context
+        .get_stream(STREAM)
+        .await?
+        .cached_info()
+        .config
+        .clone();
+    assert_eq!(config.description.as_deref(), Some("kept"));
+    assert_eq!(
+        config.metadata.get("desk").map(String::as_str),
+        Some("kept")
+    );
+    assert_eq!(config.max_bytes, 1 << 28);
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_kind_of_stream_is_refused() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    let context = jetstream::new(client.clone());
+    context
+        .create_stream(stream::Config {
+            name: STREAM.to_owned(),
+            subjects: vec!["tick.>".to_owned()],
+            storage: stream::StorageType::Memory,
+            ..stream::Config::default()
+        })
+        .await?;
+    let refusal = provision(&client, &spec()).await;
+    assert!(
+        matches!(
+            &refusal,
+            Err(ProvisionError::Incompatible { what, field: "storage", .. }) if what == STREAM
+        ),
+        "{refusal:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn subjects_of_another_stream_are_refused() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    let context = jetstream::new(client.clone());
+    context
+        .create_stream(stream::Config {
+            name: "OTHER".to_owned(),
+            subjects: vec!["tick.trade.>".to_owned()],
+            ..stream::Config::default()
+        })
+        .await?;
+    let refusal = provision(&client, &spec()).await;
+    assert!(
+        matches!(&refusal, Err(ProvisionError::Api { what, .. }) if what == STREAM),
+        "{refusal:?}"
+    );
+    Ok(())
+}
