@@ -1,1 +1,291 @@
-//! Placeholder.
+//! Feeds to normalized ticks to JetStream.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`] | reads `feeds.toml` |
+//! | [`feed`] | the seam between venues and the rest |
+//! | [`feeds`] | one module per source of ticks |
+//! | [`supervisor`] | keeps every feed running, each on its own |
+//! | [`line`] | the single ordered path: no doubles, state on change, bars, summaries |
+//! | [`bars`], [`stats`] | pure figures from trades |
+//! | [`recovery`] | what a new writer reads from the stream before it goes on |
+//! | [`publish`] | ticks to messages, and the witness of what was stored |
+//! | [`ack_log`] | the record of acknowledgements, for audits |
+//!
+//! Ticks go one way: feed → line → publisher. After a restart the line goes on exactly where the
+//! stream ends.
+
+pub mod ack_log;
+pub mod bars;
+pub mod config;
+pub mod feed;
+pub mod feeds;
+pub mod line;
+pub mod metrics;
+pub mod publish;
+pub mod recovery;
+pub mod stats;
+pub mod supervisor;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use bus::lease::{Lease, LeaseConfig};
+use bus::publisher::{Publisher, PublisherConfig};
+use schemas::id::{FeedName, Interval, Symbol, Venue};
+use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
+use schemas::time::{Clock, SystemClock};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use config::FeedsConfig;
+use feed::Batch;
+use line::{Line, Plan};
+use metrics::Metrics;
+use publish::{Outlet, Witness};
+use supervisor::FeedsContext;
+
+/// Unacknowledged messages: what PUBLISHING was measured with, and what every fence covers.
+const WINDOW: usize = 512;
+/// Batches between feeds and the line; a full channel holds the feeds back.
+const INLET: usize = 64;
+/// The largest payload, below the stream's own limit by what headers take.
+const MAX_PAYLOAD: usize = 250_000;
+
+/// Arguments of the ingest role.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The most bytes of ticks that wait while the broker is away
+    #[arg(
+        long,
+        env = "TICKWIRE_INGEST_BUFFER_BYTES",
+        default_value = "268435456"
+    )]
+    pub buffer_bytes: NonZeroU64,
+
+    /// A file that records every acknowledged message: sequence, subject, id
+    #[arg(long, env = "TICKWIRE_ACK_LOG")]
+    pub ack_log: Option<PathBuf>,
+}
+
+/// What ingest runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The feeds.
+    pub feeds: FeedsConfig,
+    /// The stream.
+    pub stream: String,
+    /// How long the stream keeps messages: state is refreshed at half of it.
+    pub retention: Duration,
+    /// Who runs: the next process under the same name takes over at once.
+    pub node: String,
+    /// Limits and records.
+    pub args: Args,
+}
+
+/// Runs ingest until `stop`, then drains.
+///
+/// # Errors
+///
+/// Another writer has taken over, or what is queued could not be stored in time.
+pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -> Result<()> {
+    let metrics = cx.register(Metrics::new);
+    let (publisher_check, feeds_check) = (
+        cx.health.check("ingest.publisher"),
+        cx.health.check("ingest.feeds"),
+    );
+    feeds_check.down("waiting for the lease");
+    let lease = LeaseConfig {
+        name: config.stream.clone(),
+        node: config.node.clone(),
+        term: Duration::from_secs(10),
+    };
+    let lease = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        lease = Lease::acquire(&cx.client, lease) => lease,
+    };
+    let log = config
+        .args
+        .ack_log
+        .as_deref()
+        .map(ack_log::AckLog::open)
+        .transpose()?;
+    let broken = CancellationToken::new();
+    let witness = Witness::new(
+        metrics.clone(),
+        log,
+        publisher_check.clone(),
+        broken.clone(),
+    );
+    let outlet = witness.outlet();
+    let publishing = PublisherConfig {
+        stream: config.stream.clone(),
+        token: lease.token(),
+        window: WINDOW,
+        max_buffer_bytes: usize::try_from(config.args.buffer_bytes.get()).unwrap_or(usize::MAX),
+        max_payload: MAX_PAYLOAD,
+        drain: Duration::from_secs(20),
+    };
+    let (sender, mut publisher) =
+        Publisher::new(publishing, cx.connector.clone(), Box::new(witness));
+    let mut outlet = outlet(sender);
+    let (line, last) = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready?,
+    };
+    publisher_check.ok();
+    feeds_check.ok();
+    info!(
+        stream = config.stream,
+        from = last,
+        feeds = config.feeds.feeds.len(),
+        "publishing"
+    );
+
+    let (lease_stop, publish_stop) = (CancellationToken::new(), CancellationToken::new());
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+    let (client, keep) = (cx.client.clone(), lease_stop.clone());
+    parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
+    let publishing = publish_stop.clone();
+    parts.spawn(async move { Ok(publisher.run(publishing).await?) });
+    let outcome = tokio::select! {
+        outcome = feed_line(&config, line, &mut outlet, metrics, &stop) => outcome,
+        () = broken.cancelled() => Err(anyhow::anyhow!("--ack-log can no longer be written")),
+        ended = parts.join_next() => ended.context("nothing runs")?.context("a part panicked")?,
+    };
+    // What was queued is stored before the lease is given up.
+    publish_stop.cancel();
+    let mut results = vec![outcome];
+    if parts.len() == 2 {
+        results.push(
+            parts
+                .join_next()
+                .await
+                .context("nothing runs")?
+                .context("a part panicked")?,
+        );
+    }
+    lease_stop.cancel();
+    while let Some(ended) = parts.join_next().await {
+        results.push(ended.context("a part panicked")?);
+    }
+    results.into_iter().collect()
+}
+
+type Prepared = (Line, u64);
+
+/// Fences former writers out, then reads what they left.
+async fn prepare(
+    config: &Config,
+    cx: &daemon::Context,
+    publisher: &mut Publisher,
+    metrics: Metrics,
+) -> Result<Prepared> {
+    let last = publisher.take_over().await?;
+    let intervals: BTreeSet<Interval> = config
+        .feeds
+        .feeds
+        .iter()
+        .flat_map(|feed| feed.bars.iter().copied())
+        .collect();
+    let intervals: Vec<Interval> = intervals.into_iter().collect();
+    let recovered = recovery::recover(&cx.client, &config.stream, last, &intervals).await?;
+    let plans = config.feeds.feeds.iter().map(|feed| Plan {
+        bars: feed.bars.clone(),
+        recorded: feed.is_recorded(),
+    });
+    let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
+    let mut line = Line::new(plans.collect(), recovered, refresh, metrics);
+    line.adopt(|venue| {
+        let venues = config.feeds.feeds.iter().map(config::FeedConfig::venue);
+        venues.into_iter().position(|of| of.as_ref() == Some(venue))
+    });
+    Ok((line, last.get()))
+}
+
+/// Passes ticks from feeds to the publisher until `stop`.
+async fn feed_line(
+    config: &Config,
+    mut line: Line,
+    outlet: &mut Outlet,
+    metrics: Metrics,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (inlet, mut batches) = mpsc::channel::<Batch>(INLET);
+    let cx = FeedsContext {
+        clock: Arc::clone(&clock),
+        metrics: metrics.feeds,
+    };
+    let mut feeds = supervisor::start(&config.feeds, &inlet, &cx, stop);
+    drop(inlet);
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut out = line.take_unpublished();
+    loop {
+        for tick in out.drain(..) {
+            outlet.send(&tick).await?;
+        }
+        tokio::select! {
+            batch = batches.recv() => match batch {
+                Some(Batch { feed, ticks }) => {
+                    let now = clock.now();
+                    for tick in ticks {
+                        line.take(feed, tick, now, &mut out);
+                    }
+                }
+                // Every feed has ended; bars still close and state is still refreshed.
+                None if stop.is_cancelled() => break,
+                None => {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        _ = seconds.tick() => line.flush(clock.now(), &mut out),
+                    }
+                }
+            },
+            _ = seconds.tick() => {
+                line.flush(clock.now(), &mut out);
+                out.extend(collapse_report(config, outlet, &*clock));
+            }
+        }
+    }
+    line.flush(clock.now(), &mut out);
+    for tick in &out {
+        outlet.send(tick).await?;
+    }
+    while let Some(ended) = feeds.join_next().await {
+        if ended.is_err() {
+            bail!("the supervisor of a feed panicked");
+        }
+    }
+    Ok(())
+}
+
+/// Says on the stream how many state values were collapsed because the broker was away.
+fn collapse_report(config: &Config, outlet: &Outlet, clock: &dyn Clock) -> Option<Tick> {
+    let collapsed = outlet.take_collapsed();
+    if collapsed == 0 {
+        return None;
+    }
+    let feed = config.feeds.feeds.first()?;
+    let (venue, name): (Venue, &FeedName) = (feed.venue()?, &feed.name);
+    let head = Head::new(venue, Symbol::new(name.as_str()).ok()?, clock.now());
+    let detail = Some("the broker was away: state values gave way to later ones".to_owned());
+    Some(
+        FeedTick {
+            head,
+            state: FeedState::Live,
+            detail,
+            gap: None,
+            collapsed: Some(collapsed),
+        }
+        .into(),
+    )
+}

@@ -1,0 +1,132 @@
+//! The seam between venues and the rest of ingest: what a feed hands over, and how it can fail.
+
+use std::future::Future;
+
+use schemas::id::Interval;
+use schemas::tick::Tick;
+use schemas::time::UnixNanos;
+
+/// Ticks of one feed, in order of arrival.
+#[derive(Debug)]
+pub struct Batch {
+    /// Index of the feed in its configuration.
+    pub feed: usize,
+    /// The ticks.
+    pub ticks: Vec<Tick>,
+}
+
+/// Yields normalized ticks from one session with a venue.
+pub trait Feed: Send {
+    /// Waits for ticks; `None` once the feed has ended for good.
+    ///
+    /// # Errors
+    ///
+    /// [`FeedError`] if the session is over; another one may be tried.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future loses no tick.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<Tick>>, FeedError>> + Send;
+}
+
+/// Why a session with a venue ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The connection failed or ended.
+    #[error("connection: {0}")]
+    Connection(String),
+    /// The venue refused what was asked.
+    #[error("the venue answered: {0}")]
+    Venue(String),
+    /// Nothing came for too long.
+    #[error("silent for {0:?}")]
+    Silent(std::time::Duration),
+    /// A file could not be read.
+    #[error("file {path}: {problem}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Why one message of a venue was refused; everything else goes on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Reject {
+    /// The kind of fault, for counting.
+    pub reason: Reason,
+    /// The field and the limit that it breaks.
+    pub message: String,
+}
+
+impl Reject {
+    /// A rejection.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Kinds of faults in what venues send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Not what the format promises.
+    Malformed,
+    /// A value outside of its limits.
+    Range,
+    /// Values that contradict each other.
+    Contradiction,
+    /// Larger than the limit.
+    Size,
+}
+
+impl Reason {
+    /// The reason as a metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Range => "range",
+            Self::Contradiction => "contradiction",
+            Self::Size => "size",
+        }
+    }
+}
+
+/// What became of one message of a venue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// Its ticks, if any, were appended.
+    Ticks,
+    /// It is of a type that is not carried.
+    Ignored,
+    /// The venue will end the session: take a new one.
+    Reconnect,
+}
+
+/// Turns a venue's text frames into ticks. Pure.
+pub trait Decoder: Send {
+    /// Appends the ticks of a frame that was received at `received`.
+    ///
+    /// # Errors
+    ///
+    /// [`Reject`] if the frame, or a part of it, cannot be used; `out` keeps the good part.
+    fn decode(
+        &mut self,
+        raw: &str,
+        received: UnixNanos,
+        out: &mut Vec<Tick>,
+    ) -> Result<Decoded, Reject>;
+
+    /// The requests that open a session.
+    fn requests(&self) -> Vec<String>;
+
+    /// Forgets what belongs to the session that ended.
+    fn reset(&mut self);
+}
+
+/// The bars that are built where nothing else is configured.
+pub const DEFAULT_BARS: &[Interval] = Interval::ALL;

@@ -1,0 +1,122 @@
+//! What the line lets through, what it adds, and that a restart is not seen from outside.
+
+use prometheus_client::registry::Registry;
+use schemas::id::Kind;
+use schemas::tick::{Quote, Side};
+
+use super::*;
+
+const START: i64 = 1_767_000_000_000_000_000;
+
+fn line(bars: &[Interval], recorded: bool) -> Line {
+    let plan = Plan {
+        bars: bars.to_vec(),
+        recorded,
+    };
+    let metrics = Metrics::new(&mut Registry::default());
+    Line::new(vec![plan], Recovered::default(), 1_000_000_000_000, metrics)
+}
+
+fn head(at: i64) -> Head {
+    let mut head = Head::new(
+        Venue::new("x").unwrap(),
+        Symbol::new("A").unwrap(),
+        UnixNanos::new(at),
+    );
+    head.event = Some(UnixNanos::new(at));
+    head
+}
+
+fn trade(id: u64, at: i64) -> Tick {
+    Trade {
+        head: head(at),
+        id: id.to_string(),
+        price: "1.50".parse().unwrap(),
+        size: "2".parse().unwrap(),
+        side: Side::Buy,
+        conditions: None,
+    }
+    .into()
+}
+
+fn quote(bid: &str, at: i64) -> Tick {
+    let (bid, ask) = (Some(bid.parse().unwrap()), Some("9".parse().unwrap()));
+    Quote {
+        head: head(at),
+        bid,
+        bid_size: None,
+        ask,
+        ask_size: None,
+    }
+    .into()
+}
+
+fn take(line: &mut Line, tick: Tick) -> Vec<Kind> {
+    let mut out = Vec::new();
+    let now = tick.head().received;
+    line.take(0, tick, now, &mut out);
+    out.iter().map(Tick::kind).collect()
+}
+
+fn flush(line: &mut Line, at: i64) -> Vec<Kind> {
+    let mut out = Vec::new();
+    line.flush(UnixNanos::new(at), &mut out);
+    out.iter().map(Tick::kind).collect()
+}
+
+#[test]
+fn state_goes_out_on_change_only_and_trades_once() {
+    let mut line = line(&[], false);
+    assert_eq!(take(&mut line, quote("1.0", START)), [Kind::Quote]);
+    assert_eq!(take(&mut line, quote("1.0", START + 1)), []);
+    assert_eq!(
+        take(&mut line, quote("1.00", START + 2)),
+        [Kind::Quote].map(|_| Kind::Quote)[..0]
+    );
+    assert_eq!(take(&mut line, quote("1.1", START + 3)), [Kind::Quote]);
+    assert_eq!(take(&mut line, trade(5, START)), [Kind::Trade]);
+    assert_eq!(take(&mut line, trade(5, START)), []);
+}
+
+#[test]
+fn forming_bars_go_out_once_a_second_and_bars_when_they_are_over() {
+    let mut line = line(&[Interval::Second1, Interval::Minute1], false);
+    assert_eq!(take(&mut line, trade(1, START)), [Kind::Trade]);
+    assert_eq!(flush(&mut line, START + 1), [Kind::Form, Kind::Stat]);
+    assert_eq!(flush(&mut line, START + 2), []);
+    assert_eq!(
+        flush(&mut line, START + 1_000_000_000),
+        [],
+        "the grace is not over"
+    );
+    assert_eq!(flush(&mut line, START + 1_500_000_000), [Kind::Bar]);
+    let next = take(&mut line, trade(2, START + 60_000_000_000));
+    assert_eq!(next, [Kind::Trade, Kind::Bar]);
+}
+
+#[test]
+fn a_recording_is_closed_by_its_own_clock() {
+    let mut line = line(&[Interval::Second1], true);
+    take(&mut line, trade(1, START));
+    assert_eq!(flush(&mut line, START + 3_600_000_000_000), [Kind::Stat]);
+    let mut other = head(START + 2_000_000_000);
+    other.symbol = Symbol::new("B").unwrap();
+    let Tick::Trade(mut trade) = trade(1, START + 2_000_000_000) else {
+        panic!()
+    };
+    trade.head = other;
+    take(&mut line, trade.into());
+    assert_eq!(flush(&mut line, START), [Kind::Bar, Kind::Stat]);
+}
+
+#[test]
+fn old_state_is_refreshed_and_flagged() {
+    let mut line = line(&[], false);
+    take(&mut line, quote("1", START));
+    let mut out = Vec::new();
+    line.flush(UnixNanos::new(START + 900_000_000_000), &mut out);
+    assert_eq!(out, []);
+    line.flush(UnixNanos::new(START + 1_100_000_000_000), &mut out);
+    assert_eq!(out.len(), 1);
+    assert_eq!(out[0].head().flags, [Flag::Refresh]);
+}

@@ -1,0 +1,249 @@
+//! What a new writer must know of the stream before it goes on: last ids, values, open bars.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::Client;
+use bus::reader::{Entry, Event, Reader, ReaderConfig, Start, read_range};
+use schemas::codec;
+use schemas::id::{Interval, Symbol, Venue};
+use schemas::position::StreamSeq;
+use schemas::tick::{Bar, Form, Head, Tick, Trade};
+use schemas::time::UnixNanos;
+use tracing::{info, warn};
+
+use crate::bars::Series;
+use crate::stats::Session;
+
+/// How long the broker may stay silent while it is read.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the stream knows.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Last state values, and when they were stored.
+    pub states: Vec<(Tick, UnixNanos)>,
+    /// By instrument.
+    pub instruments: HashMap<(Venue, Symbol), Restored>,
+    /// Bars that were over but not stored when the last writer ended.
+    pub unpublished: Vec<Tick>,
+}
+
+/// What the stream knows of one instrument.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Id of the last trade.
+    pub last_trade: Option<String>,
+    /// Bars, ready to take the next trade.
+    pub series: HashMap<Interval, Series>,
+    /// The running summary.
+    pub session: Session,
+}
+
+/// Last messages of one instrument, each with its sequence.
+#[derive(Default)]
+struct Last {
+    trade: Option<(StreamSeq, Trade)>,
+    bars: HashMap<Interval, (StreamSeq, Bar)>,
+    forms: HashMap<Interval, (StreamSeq, Bar)>,
+    stat: Option<(StreamSeq, Session)>,
+}
+
+/// Reads the stream up to `until`.
+///
+/// # Errors
+///
+/// The broker stayed silent for too long.
+pub async fn recover(
+    client: &Client,
+    stream: &str,
+    until: StreamSeq,
+    intervals: &[Interval],
+) -> Result<Recovered> {
+    let mut recovered = Recovered::default();
+    let mut last: HashMap<(Venue, Symbol), Last> = HashMap::new();
+    for entry in last_values(client, stream).await? {
+        sort_in(&entry, &mut recovered, &mut last);
+    }
+    let start = last
+        .values()
+        .filter_map(|last| last.incomplete_since(intervals))
+        .min();
+    let mut restored: HashMap<(Venue, Symbol), Restored> = HashMap::new();
+    for (key, last) in &last {
+        restored.insert(key.clone(), last.restore(intervals));
+    }
+    let mut replayed: u64 = 0;
+    if let Some(after) = start {
+        let config = ReaderConfig {
+            stream: stream.to_owned(),
+            name: "in".to_owned(),
+            filter: "tick.trade.>".to_owned(),
+            start: Start::After(after),
+        };
+        read_range(client.clone(), config, until, PATIENCE, |entry| {
+            let Ok(Tick::Trade(trade)) = codec::from_msgpack(&entry.payload) else {
+                return;
+            };
+            let key = (trade.head.venue.clone(), trade.head.symbol.clone());
+            if let (Some(last), Some(restored)) = (last.get(&key), restored.get_mut(&key)) {
+                last.replay(entry.seq, &trade, restored, &mut recovered.unpublished);
+                replayed += 1;
+            }
+        })
+        .await
+        .context("reading the trades since the last bars")?;
+    }
+    info!(
+        stream,
+        instruments = restored.len(),
+        states = recovered.states.len(),
+        replayed,
+        "recovered"
+    );
+    recovered.instruments = restored;
+    Ok(recovered)
+}
+
+async fn last_values(client: &Client, stream: &str) -> Result<Vec<Entry>> {
+    let config = ReaderConfig {
+        stream: stream.to_owned(),
+        name: "in".to_owned(),
+        filter: "tick.>".to_owned(),
+        start: Start::LastPerSubject,
+    };
+    let mut reader = Reader::new(client.clone(), config);
+    let mut entries = Vec::new();
+    loop {
+        let event = tokio::time::timeout(PATIENCE, reader.next()).await;
+        match event.context("reading last values: the broker is silent")? {
+            Event::Batch { entries: more, .. } => entries.extend(more),
+            Event::CaughtUp => return Ok(entries),
+            Event::Boot { .. } | Event::Reset => entries.clear(),
+            Event::Stale | Event::Live | Event::Trimmed { .. } => {}
+        }
+    }
+}
+
+fn sort_in(entry: &Entry, recovered: &mut Recovered, last: &mut HashMap<(Venue, Symbol), Last>) {
+    let tick = match codec::from_msgpack(&entry.payload) {
+        Ok(tick) => tick,
+        Err(error) => {
+            warn!(subject = entry.subject.as_str(), seq = entry.seq.get(), %error, "not a tick, passed over");
+            return;
+        }
+    };
+    let head = tick.head();
+    let of = last
+        .entry((head.venue.clone(), head.symbol.clone()))
+        .or_default();
+    match &tick {
+        Tick::Trade(trade) => of.trade = Some((entry.seq, trade.clone())),
+        Tick::Bar(bar) => {
+            of.bars.insert(bar.interval, (entry.seq, bar.clone()));
+        }
+        Tick::Form(form) => {
+            of.forms.insert(form.interval, (entry.seq, as_bar(form)));
+        }
+        Tick::Stat(stat) => of.stat = Some((entry.seq, Session::restored(stat))),
+        Tick::Quote(_)
+        | Tick::Book(_)
+        | Tick::Index(_)
+        | Tick::Flow(_)
+        | Tick::Status(_)
+        | Tick::Feed(_)
+        | Tick::Inst(_) => {}
+    }
+    if tick.kind().is_state() || matches!(tick, Tick::Inst(_)) {
+        recovered.states.push((tick, entry.time));
+    }
+}
+
+fn as_bar(form: &Form) -> Bar {
+    let Form {
+        head,
+        interval,
+        start,
+        open,
+        high,
+        low,
+        close,
+        volume,
+        trades,
+    } = form.clone();
+    Bar {
+        head,
+        interval,
+        start,
+        open,
+        high,
+        low,
+        close,
+        volume,
+        trades,
+    }
+}
+
+impl Last {
+    /// Everything up to here is in the bars of this interval.
+    fn bar_seq(&self, interval: Interval) -> StreamSeq {
+        let bar = self.bars.get(&interval).map(|(seq, _)| *seq);
+        let form = self.forms.get(&interval).map(|(seq, _)| *seq);
+        bar.max(form).unwrap_or(StreamSeq::ZERO)
+    }
+
+    fn stat_seq(&self) -> StreamSeq {
+        self.stat.as_ref().map_or(StreamSeq::ZERO, |(seq, _)| *seq)
+    }
+
+    /// The sequence behind which trades are missing in bars or summary; `None` if none are.
+    fn incomplete_since(&self, intervals: &[Interval]) -> Option<StreamSeq> {
+        let (trade, _) = self.trade.as_ref()?;
+        let bars = intervals.iter().map(|interval| self.bar_seq(*interval));
+        bars.chain([self.stat_seq()])
+            .filter(|seq| seq < trade)
+            .min()
+    }
+
+    fn restore(&self, intervals: &[Interval]) -> Restored {
+        let series = intervals.iter().map(|interval| {
+            let bar = self.bars.get(interval).map(|(_, bar)| bar);
+            let form = self.forms.get(interval).map(|(_, form)| form);
+            (*interval, Series::restored(*interval, bar, form))
+        });
+        Restored {
+            last_trade: self.trade.as_ref().map(|(_, trade)| trade.id.clone()),
+            series: series.collect(),
+            session: self
+                .stat
+                .as_ref()
+                .map(|(_, session)| session.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Takes in a trade that the stream holds but the last bars or summary do not.
+    fn replay(&self, seq: StreamSeq, trade: &Trade, restored: &mut Restored, bars: &mut Vec<Tick>) {
+        for (interval, series) in &mut restored.series {
+            if seq > self.bar_seq(*interval) {
+                let head = || {
+                    let Head {
+                        venue,
+                        symbol,
+                        received,
+                        ..
+                    } = trade.head.clone();
+                    Head::new(venue, symbol, received)
+                };
+                let applied = series.apply(trade).bars.into_iter();
+                bars.extend(
+                    applied.map(|(bar, late)| Tick::from(bar.bar(head(), *interval, late))),
+                );
+            }
+        }
+        if seq > self.stat_seq() {
+            restored.session.apply(trade);
+        }
+    }
+}

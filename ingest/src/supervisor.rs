@@ -1,0 +1,286 @@
+//! Keeps every feed running, each on its own: backoff, staleness, state ticks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use schemas::id::{Symbol, Venue};
+use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
+use schemas::time::Clock;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{FeedConfig, FeedsConfig, Format, Source};
+use crate::feed::{Batch, Decoder, Feed, FeedError};
+use crate::feeds::binance::Binance;
+use crate::feeds::coinbase::Coinbase;
+use crate::feeds::live::{Live, Rejects};
+use crate::feeds::replay::Replay;
+use crate::feeds::sim::Sim;
+use crate::metrics::FeedMetrics;
+
+/// The longest pause between two sessions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A session that lasted so long was a good one: the next pause is short again.
+const GOOD_SESSION: Duration = Duration::from_mins(1);
+
+/// What feeds need from outside.
+#[derive(Clone)]
+pub struct FeedsContext {
+    /// Tells receive times.
+    pub clock: Arc<dyn Clock>,
+    /// Counts.
+    pub metrics: FeedMetrics,
+}
+
+/// Starts every feed; each ends when `stop` is cancelled.
+pub fn start(
+    config: &FeedsConfig,
+    outlet: &mpsc::Sender<Batch>,
+    cx: &FeedsContext,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let mut feeds = JoinSet::new();
+    for (index, config) in config.feeds.iter().enumerate() {
+        let tender = Tender {
+            index,
+            config: config.clone(),
+            outlet: outlet.clone(),
+            cx: cx.clone(),
+            state: None,
+        };
+        feeds.spawn(tender.tend(stop.clone()));
+    }
+    feeds
+}
+
+/// Looks after one feed.
+#[derive(Clone)]
+struct Tender {
+    index: usize,
+    config: FeedConfig,
+    outlet: mpsc::Sender<Batch>,
+    cx: FeedsContext,
+    state: Option<FeedState>,
+}
+
+enum Outcome {
+    Ended,
+    Stopped,
+}
+
+impl Tender {
+    async fn tend(mut self, stop: CancellationToken) {
+        let name = self.config.name.clone();
+        let mut failures: u32 = 0;
+        let mut decoder = self.decoder();
+        loop {
+            let began = Instant::now();
+            self.cx.metrics.session(name.as_str());
+            // A task of its own: a panic in one feed ends that session and nothing else.
+            let mut session = JoinSet::new();
+            session.spawn(self.clone().session(decoder.take(), stop.clone()));
+            let problem = match session.join_next().await {
+                Some(Ok((Ok(Outcome::Stopped), _, _))) | None => return,
+                Some(Ok((Ok(Outcome::Ended), state, _))) => {
+                    self.state = state;
+                    info!(feed = name.as_str(), "the feed has ended");
+                    self.tell(FeedState::Closed, None).await;
+                    return;
+                }
+                Some(Ok((Err(error), state, kept))) => {
+                    self.state = state;
+                    decoder = kept;
+                    error.to_string()
+                }
+                Some(Err(panic)) => {
+                    error!(feed = name.as_str(), %panic, "the feed panicked");
+                    decoder = self.decoder();
+                    "internal error".to_owned()
+                }
+            };
+            if began.elapsed() > GOOD_SESSION {
+                failures = 0;
+            }
+            let pause = backoff(failures);
+            failures = failures.saturating_add(1);
+            warn!(
+                feed = name.as_str(),
+                problem,
+                pause_ms = pause.as_millis(),
+                "session over, trying again"
+            );
+            self.tell(FeedState::Reconnecting, Some(problem)).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    fn decoder(&self) -> Option<Box<dyn Decoder>> {
+        let Source::Live {
+            format,
+            symbols,
+            kinds,
+            ..
+        } = &self.config.source
+        else {
+            return None;
+        };
+        let (venue, symbols, kinds) = (self.config.venue()?, symbols.clone(), kinds.clone());
+        Some(match format {
+            Format::Coinbase => Box::new(Coinbase::new(
+                venue,
+                self.config.name.clone(),
+                symbols,
+                kinds,
+            )),
+            Format::Binance | Format::Csv => Box::new(Binance::new(venue, symbols, kinds)),
+        })
+    }
+
+    /// One session; gives back what the next one goes on with.
+    async fn session(
+        mut self,
+        mut decoder: Option<Box<dyn Decoder>>,
+        stop: CancellationToken,
+    ) -> (
+        Result<Outcome, FeedError>,
+        Option<FeedState>,
+        Option<Box<dyn Decoder>>,
+    ) {
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(Outcome::Stopped),
+            outcome = self.run(&mut decoder) => outcome,
+        };
+        (outcome, self.state, decoder)
+    }
+
+    async fn run(&mut self, decoder: &mut Option<Box<dyn Decoder>>) -> Result<Outcome, FeedError> {
+        let clock = Arc::clone(&self.cx.clock);
+        let mut rejects = Rejects::new(self.config.name.as_str(), self.cx.metrics.clone());
+        match self.config.source.clone() {
+            Source::Sim {
+                instruments,
+                rate,
+                seed,
+            } => {
+                self.pump(Sim::new(instruments, rate, seed, clock), None)
+                    .await
+            }
+            Source::Replay {
+                format,
+                venue,
+                path,
+                speed,
+                repeat,
+            } => {
+                let of = (format, venue, self.config.name.clone());
+                self.pump(Replay::open(of, &path, speed, repeat, rejects)?, None)
+                    .await
+            }
+            Source::Live { format, url, .. } => {
+                let Some(decoder) = decoder else {
+                    return Err(FeedError::Connection("no decoder".to_owned()));
+                };
+                let url = if format == Format::Binance {
+                    format!("{url}/stream")
+                } else {
+                    url
+                };
+                let live = Live::open(&url, decoder.as_mut(), &mut rejects, clock).await?;
+                self.pump(live, Some(self.config.stale_after)).await
+            }
+        }
+    }
+
+    /// Passes ticks on until the session is over.
+    async fn pump(
+        &mut self,
+        mut feed: impl Feed,
+        patience: Option<Duration>,
+    ) -> Result<Outcome, FeedError> {
+        let patience = patience.unwrap_or(Duration::MAX);
+        loop {
+            let Ok(next) = timeout(patience, feed.next()).await else {
+                if self.state == Some(FeedState::Stale) {
+                    return Err(FeedError::Silent(patience * 2));
+                }
+                self.tell(FeedState::Stale, Some(format!("silent for {patience:?}")))
+                    .await;
+                continue;
+            };
+            let Some(ticks) = next? else {
+                return Ok(Outcome::Ended);
+            };
+            self.tell(FeedState::Live, None).await;
+            self.cx
+                .metrics
+                .received(self.config.name.as_str(), ticks.len());
+            if self
+                .outlet
+                .send(Batch {
+                    feed: self.index,
+                    ticks,
+                })
+                .await
+                .is_err()
+            {
+                return Ok(Outcome::Stopped);
+            }
+        }
+    }
+
+    /// Publishes a change of state, once.
+    async fn tell(&mut self, state: FeedState, detail: Option<String>) {
+        if self.state == Some(state) {
+            return;
+        }
+        self.state = Some(state);
+        self.cx
+            .metrics
+            .live(self.config.name.as_str(), state == FeedState::Live);
+        let venue = self.config.venue();
+        let symbol = Symbol::new(self.config.name.as_str()).ok();
+        if let Some(tick) = state_tick(venue, symbol, state, detail, &*self.cx.clock) {
+            // The line is gone only when everything stops.
+            let _stopping = self
+                .outlet
+                .send(Batch {
+                    feed: self.index,
+                    ticks: vec![tick],
+                })
+                .await;
+        }
+    }
+}
+
+fn state_tick(
+    venue: Option<Venue>,
+    symbol: Option<Symbol>,
+    state: FeedState,
+    detail: Option<String>,
+    clock: &dyn Clock,
+) -> Option<Tick> {
+    let head = Head::new(venue?, symbol?, clock.now());
+    Some(
+        FeedTick {
+            head,
+            state,
+            detail,
+            gap: None,
+            collapsed: None,
+        }
+        .into(),
+    )
+}
+
+/// Full jitter: anything up to a ceiling that doubles with every failure.
+fn backoff(failures: u32) -> Duration {
+    let ceiling = Duration::from_millis(200 << failures.min(10)).min(LONGEST_PAUSE);
+    ceiling.mul_f64(rand::rng().random_range(0.1..=1.0))
+}
