@@ -54,7 +54,8 @@ impl Entry {
 pub enum Event {
     /// The first consumer is there: the join of what is stored and what comes.
     ///
-    /// Told again, with later sequences, if the consumer was lost before [`Event::CaughtUp`].
+    /// Told again if the consumer was lost before it had delivered the last message of each
+    /// subject: they are then all delivered once more.
     Boot {
         /// The epoch of all sequences from here.
         epoch: Epoch,

@@ -160,9 +160,8 @@ impl Machine {
                 first_seq: joined.state.first_seq,
                 last_seq: joined.state.last_seq,
             });
-            if let Some(after) = joined.after {
-                self.head = self.head.max(after);
-            }
+            self.head = joined.after.unwrap_or(StreamSeq::ZERO);
+            self.head_time = UnixNanos::EPOCH;
         }
         let retained = joined.state.first_seq.prev();
         if !self.snapshot && retained > self.head {

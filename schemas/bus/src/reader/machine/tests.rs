@@ -122,7 +122,7 @@ fn a_snapshot_that_was_cut_is_taken_again() {
     assert_eq!(machine.resume(), Resume::Head(seq(12)));
     assert_eq!(
         told(&mut machine),
-        ["boot 9", "4 @4", "boot 12", "9 12 @12", "caught up"]
+        ["boot 9", "4 @4", "boot 12", "4 9 12 @12", "caught up"]
     );
 }
 
@@ -379,10 +379,16 @@ impl Listener {
                     self.last = to.get();
                 }
                 Event::CaughtUp => self.caught_up = true,
-                Event::Boot { first_seq, .. } if from_start => {
-                    self.last = self.last.max(first_seq.prev().get());
+                Event::Boot { first_seq, .. } => {
+                    assert!(!self.caught_up);
+                    self.values.clear();
+                    self.last = if from_start {
+                        first_seq.prev().get()
+                    } else {
+                        0
+                    };
                 }
-                Event::Boot { .. } | Event::Stale | Event::Live => {}
+                Event::Stale | Event::Live => {}
                 Event::Reset => panic!("no history was rewound"),
             }
         }
