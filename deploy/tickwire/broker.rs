@@ -123,7 +123,7 @@ impl Broker {
                 bail!("{why}");
             }
             error!(pause_ms = pause.as_millis(), "{why}; starting it again");
-            self.check.down(why);
+            self.check.down("nats-server ended and is started again");
             self.life.send_modify(|life| {
                 life.pid = None;
                 life.restarts += 1;

@@ -3,6 +3,7 @@
 mod broker;
 mod data;
 mod provision;
+mod roles;
 mod up;
 
 use std::io::{self, Write};
@@ -41,6 +42,8 @@ enum Entry {
 enum Command {
     /// Run the whole system in one process, with a broker of its own
     Up(Box<up::UpArgs>),
+    /// Run feeds and write their ticks to the broker
+    Ingest(Box<roles::IngestArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
     /// Print the version
@@ -85,6 +88,7 @@ fn start(command: Command) -> Result<()> {
 async fn run(command: Command) -> Result<()> {
     match command {
         Command::Up(args) => Box::pin(up::run(*args)).await,
+        Command::Ingest(args) => Box::pin(roles::ingest(*args)).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
     }
@@ -104,5 +108,39 @@ fn raise_file_limit() {
     };
     if let Err(problem) = setrlimit(Resource::Nofile, all) {
         debug!(%problem, ?limit, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::Cli;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_refuses_to_listen_where_others_can_reach_it() {
+        for flag in ["--http", "--ws", "--ops"] {
+            let parse = |address| {
+                Cli::try_parse_from(["tickwire", "up", "--feeds", "f.toml", flag, address])
+            };
+            for good in ["127.0.0.1:0", "127.8.8.8:80", "[::1]:8080"] {
+                assert!(parse(good).is_ok(), "{flag} {good}");
+            }
+            for bad in ["0.0.0.0:80", "192.168.1.7:80", "[::]:80", "10.0.0.1:80"] {
+                let refusal = parse(bad).unwrap_err().to_string();
+                assert!(
+                    refusal.contains(flag) && refusal.contains("no keys"),
+                    "{refusal}"
+                );
+            }
+            for bad in ["", "8080", "localhost", "127.0.0.1", "127.0.0.1:99999"] {
+                assert!(parse(bad).is_err(), "{flag} {bad}");
+            }
+        }
     }
 }

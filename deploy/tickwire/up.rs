@@ -3,18 +3,16 @@
 mod announce;
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use async_nats::Client;
 use bus::provision::{ProvisionError, StreamSpec};
 use daemon::nats::{self, NatsArgs, Settings};
-use daemon::ops::{self, Surface};
-use daemon::signals::Signals;
+use daemon::ops::Surface;
 use daemon::supervise::Supervisor;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,9 +25,8 @@ use crate::broker::config::{self, Logins};
 use crate::broker::{self, Broker, Life};
 use crate::data::DataDir;
 use crate::provision::StreamArgs;
+use crate::roles;
 
-/// How long the operations server may take to end.
-const OPS_GRACE: Duration = Duration::from_secs(3);
 /// How often provisioning is tried while a broker is still finding its feet.
 const PROVISION_TRIES: u32 = 10;
 /// JetStream's error for a stream that does not exist.
@@ -71,6 +68,9 @@ pub(crate) struct UpArgs {
     search_path: OsString,
 
     #[command(flatten)]
+    ingest: ingest::Args,
+
+    #[command(flatten)]
     stream: StreamArgs,
 
     #[command(flatten)]
@@ -93,18 +93,15 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 ///
 /// Something that it needs is not there, or a part failed.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
-    let stop = CancellationToken::new();
-    let signals = Signals::catch()?;
-    tokio::select! {
-        outcome = system(args, stop.clone()) => outcome,
-        never = signals.relay(stop) => match never {},
-    }
+    roles::until_signal(async |stop| system(args, stop).await).await
 }
 
 async fn system(args: UpArgs, stop: CancellationToken) -> Result<()> {
     let mut supervisor = Supervisor::new(stop);
     let surface = Surface::new();
-    let up = Up::prepare(&args, surface.clone()).await?;
+    // Held until everything has ended, so that nobody starts on what is still being written.
+    let data = DataDir::hold(&args.data)?;
+    let up = Up::prepare(&args, data.path(), surface.clone()).await?;
     let outcome = Box::pin(up.live(&mut supervisor)).await;
     surface.health.drain();
     announce::withdraw(args.ready_file.as_deref());
@@ -114,8 +111,9 @@ async fn system(args: UpArgs, stop: CancellationToken) -> Result<()> {
 /// Everything that can be refused before anything is started.
 struct Up {
     surface: Surface,
-    data: DataDir,
+    data: PathBuf,
     feeds: PathBuf,
+    ingest: ingest::Config,
     ready_file: Option<PathBuf>,
     spec: StreamSpec,
     way: Way,
@@ -142,20 +140,26 @@ impl Way {
 }
 
 impl Up {
-    async fn prepare(args: &UpArgs, surface: Surface) -> Result<Self> {
+    async fn prepare(args: &UpArgs, data: &Path, surface: Surface) -> Result<Self> {
         announce::withdraw(args.ready_file.as_deref());
-        let data = DataDir::hold(&args.data)?;
         let feeds = args
             .feeds
             .canonicalize()
             .with_context(|| format!("--feeds {} cannot be read", args.feeds.display()))?;
-        let http = bind("--http", args.http).await?;
-        let ws = bind("--ws", args.ws).await?;
-        let ops = bind("--ops", args.ops).await?;
+        let node = format!("{}:{}", roles::hostname(), data.display());
+        let ingest = roles::ingest_config(&feeds, &args.stream, node, args.ingest.clone())?;
+        let http = roles::bind("--http", args.http).await?;
+        let ws = roles::bind("--ws", args.ws).await?;
+        let ops = roles::bind("--ops", args.ops).await?;
         let way = if args.nats.nats_url.is_some() {
             Way::Given(args.nats.clone())
+        } else if cfg!(not(target_os = "linux")) {
+            bail!(
+                "only Linux can tie a nats-server to the life of another process: start one \
+                 yourself and give its address with --nats-url or TICKWIRE_NATS_URL"
+            );
         } else {
-            let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data.path());
+            let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
             let binary = places.find().await?;
             Way::Managed {
                 binary,
@@ -163,11 +167,12 @@ impl Up {
             }
         };
         let spec = args.stream.spec(NonZeroU8::MIN);
-        let ready_file = args.ready_file.clone();
+        let (data, ready_file) = (data.to_owned(), args.ready_file.clone());
         Ok(Self {
             surface,
             data,
             feeds,
+            ingest,
             ready_file,
             spec,
             way,
@@ -184,7 +189,7 @@ impl Up {
             http: address(&self.http)?,
             ws: address(&self.ws)?,
             ops: address(&self.ops)?,
-            data: self.data.path().to_owned(),
+            data: self.data.clone(),
             feeds: self.feeds.clone(),
             nats: self.way.settings("provision")?.url,
             server: match &self.way {
@@ -192,12 +197,11 @@ impl Up {
                 Way::Managed { binary, .. } => Some(binary.clone()),
             },
         };
-        let surface = self.surface.clone();
-        supervisor.start("ops", OPS_GRACE, |stop| ops::serve(self.ops, surface, stop));
+        roles::serve_ops(supervisor, self.ops, &self.surface);
         let life = match &self.way {
             Way::Given(_) => None,
             Way::Managed { binary, logins } => {
-                let dir = self.data.path().join("nats");
+                let dir = self.data.join("nats");
                 config::write(&dir, &self.spec, logins)?;
                 let Some(life) =
                     start_broker(supervisor, &self.surface, binary.clone(), logins, dir).await?
@@ -207,10 +211,18 @@ impl Up {
                 Some(life)
             }
         };
-        let provisioned = provision(&self.way, &self.surface, &self.spec, self.data.path());
+        let provisioned = provision(&self.way, &self.surface, &self.spec, &self.data);
         if supervisor.during(provisioned).await?.is_none() {
             return Ok(());
         }
+        let settings = self.way.settings(roles::INGEST.name)?;
+        roles::start(
+            supervisor,
+            &roles::INGEST,
+            settings,
+            &self.surface,
+            |cx, stop| ingest::run(self.ingest, cx, stop),
+        );
         let ready = async {
             self.surface.health.ready().await;
             Ok(())
@@ -225,19 +237,6 @@ impl Up {
         )?;
         supervisor.watch().await
     }
-}
-
-async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        if error.kind() == ErrorKind::AddrInUse {
-            anyhow!(
-                "{flag} {address} is in use: end what listens there, or choose another port \
-                 (0 is any that is free)"
-            )
-        } else {
-            anyhow!(error).context(format!("{flag} {address} cannot be listened on"))
-        }
-    })
 }
 
 /// Starts our own broker and waits until JetStream answers; `None` if we are asked to end first.

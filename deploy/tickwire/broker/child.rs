@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::getppid;
 
 /// How long a former server on the same files may take to end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -39,10 +39,7 @@ pub(crate) struct ChildArgs {
 ///
 /// The parent is gone, another server uses the files, or the server cannot be run.
 pub(crate) fn become_server(args: &ChildArgs) -> Result<Infallible> {
-    // Nothing but the kernel is sure to outlive the parent, and nothing is lost by a kill: what was
-    // acknowledged lies in the page cache.
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .context("the server cannot be tied to the life of its parent")?;
+    tie_to_parent()?;
     if getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != args.parent) {
         bail!("the parent process {} is gone", args.parent);
     }
@@ -55,6 +52,21 @@ pub(crate) fn become_server(args: &ChildArgs) -> Result<Infallible> {
     };
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("{} cannot be run", program.display()))
+}
+
+/// Nothing but the kernel is sure to outlive the parent, and nothing is lost by a kill: what was
+/// acknowledged lies in the page cache.
+#[cfg(target_os = "linux")]
+fn tie_to_parent() -> Result<()> {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("the server cannot be tied to the life of its parent")
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tie_to_parent() -> Result<()> {
+    bail!("the server cannot be tied to the life of its parent: that needs Linux")
 }
 
 fn hold(path: &Path) -> Result<File> {
