@@ -32,8 +32,10 @@ pub enum ApiError {
     Refused {
         /// The request's subject.
         subject: String,
-        /// The broker's error code.
+        /// The broker's error code; that of Direct Get is the status.
         code: u64,
+        /// The kind of error, as in HTTP.
+        status: u16,
         /// The broker's words.
         description: String,
     },
@@ -56,6 +58,15 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the same request may succeed later, with nothing else changed.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::NoResponders { .. } | Self::Connection { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 429 | 500..),
+            Self::Malformed { .. } => false,
+        }
+    }
+
     /// The broker's error code, if the broker answered with one.
     pub const fn code(&self) -> Option<u64> {
         match self {
@@ -75,6 +86,8 @@ struct Outcome {
 
 #[derive(Deserialize)]
 struct Refusal {
+    #[serde(default)]
+    code: u16,
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -118,6 +131,7 @@ pub(crate) fn read<T: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result
         return Err(ApiError::Refused {
             subject: subject.to_owned(),
             code: refusal.err_code,
+            status: refusal.code,
             description: refusal.description,
         });
     }
@@ -139,7 +153,7 @@ fn malformed(subject: &str, problem: &impl ToString) -> ApiError {
     }
 }
 
-fn failure(subject: &str, error: &async_nats::RequestError) -> ApiError {
+pub(crate) fn failure(subject: &str, error: &async_nats::RequestError) -> ApiError {
     let subject = subject.to_owned();
     match error.kind() {
         RequestErrorKind::TimedOut => ApiError::TimedOut { subject },

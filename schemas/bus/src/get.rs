@@ -1,25 +1,28 @@
-//! Direct Get: many last values in one request, answered by any replica and therefore perhaps stale.
+//! Direct Get: many messages in one request, answered by any replica and therefore perhaps stale.
+//!
+//! The end of an answer says only that this replica had no more. Whoever must have everything
+//! knows from elsewhere what the last message is, and asks again until it has it.
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use schemas::position::StreamSeq;
 use schemas::time::UnixNanos;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::api::{self, ApiError};
 
-/// The most subjects that one request may name.
+/// The most subjects that one request may name, and the most that its patterns may match.
 pub const MAX_SUBJECTS: usize = 1_024;
 /// The most bytes that one request may send back before the next page is asked for.
 const PAGE_BYTES: u64 = 4_194_304;
 /// How long a replica may take between two messages of an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One last value.
+/// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its subject.
@@ -28,50 +31,151 @@ pub struct Found {
     pub seq: StreamSeq,
     /// When the broker stored it.
     pub time: UnixNanos,
+    /// Its headers, and those that the answer added.
+    pub headers: HeaderMap,
     /// Its payload.
     pub payload: Bytes,
+}
+
+impl Found {
+    /// The last value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+}
+
+/// Last messages of several subjects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// In stream order for each [`MAX_SUBJECTS`] of the subjects.
+    pub found: Vec<Found>,
+    /// Nothing of these subjects up to here is newer than what was found; `None` where some had
+    /// no message at all, or none were asked for.
+    pub up_to: Option<StreamSeq>,
 }
 
 /// Reads the last message of each subject; subjects without messages are absent.
 ///
 /// # Errors
 ///
-/// [`ApiError`].
+/// As [`snapshot`].
 pub async fn multi_last(
     client: &Client,
     stream: &str,
     subjects: &[String],
 ) -> Result<Vec<Found>, ApiError> {
+    Ok(snapshot(client, stream, subjects).await?.found)
+}
+
+/// Reads the last message of each subject or pattern, and up to where that is everything.
+///
+/// # Errors
+///
+/// [`ApiError::Refused`] with status 413 if patterns match more than [`MAX_SUBJECTS`] subjects,
+/// [`ApiError::NoResponders`] if there is no such stream or it has no leader.
+pub async fn snapshot(
+    client: &Client,
+    stream: &str,
+    subjects: &[String],
+) -> Result<Snapshot, ApiError> {
     let mut found = Vec::with_capacity(subjects.len());
-    for page in subjects.chunks(MAX_SUBJECTS) {
-        let (mut from, mut up_to) = (None, None);
+    let mut bounds = Vec::new();
+    for chunk in subjects.chunks(MAX_SUBJECTS) {
+        let mut rest = None;
         loop {
-            let body = json!({ "multi_last": page, "max_bytes": PAGE_BYTES, "seq": from, "up_to_seq": up_to });
-            let body = without_nulls(body);
-            let end = one_page(client, stream, &body, &mut found).await?;
-            match end {
-                Some((last, bound)) => (from, up_to) = (Some(last + 1), Some(bound)),
-                None => break,
+            let end = ask(client, stream, &page(chunk, rest), &mut found).await?;
+            let up_to = end.as_ref().and_then(|end| end.up_to);
+            if rest.is_none() {
+                bounds.push(up_to);
+            }
+            rest = end
+                .filter(|end| end.more)
+                .map(|end| end.last.next())
+                .zip(up_to);
+            if rest.is_none() {
+                break;
             }
         }
     }
+    let up_to = bounds.into_iter().min().flatten();
+    Ok(Snapshot { found, up_to })
+}
+
+/// Asks for last messages; of a page that is not the first, from where, and up to where.
+fn page(subjects: &[String], rest: Option<(StreamSeq, StreamSeq)>) -> Value {
+    let Some((from, up_to)) = rest else {
+        return json!({ "multi_last": subjects, "max_bytes": PAGE_BYTES });
+    };
+    json!({
+        "multi_last": subjects,
+        "max_bytes": PAGE_BYTES,
+        "seq": from.get(),
+        "up_to_seq": up_to.get(),
+    })
+}
+
+/// Reads the last message of a subject; `None` if there is none.
+///
+/// # Errors
+///
+/// [`ApiError::NoResponders`] if there is no such stream or it has no leader.
+pub async fn last_for_subject(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<Option<Found>, ApiError> {
+    let request = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    let answer = client
+        .request(request.clone(), Bytes::new())
+        .await
+        .map_err(|error| api::failure(&request, &error))?;
+    match answer.status {
+        None => read(&request, answer).map(Some),
+        Some(StatusCode::NOT_FOUND) => Ok(None),
+        Some(status) => Err(refused(request, status, answer.description)),
+    }
+}
+
+/// Reads at most `limit` messages of a subject or pattern, from `from` on, in stream order.
+///
+/// # Errors
+///
+/// [`ApiError::NoResponders`] if there is no such stream or it has no leader.
+pub async fn next_by_subject(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    from: StreamSeq,
+    limit: usize,
+) -> Result<Vec<Found>, ApiError> {
+    let request = json!({
+        "next_by_subj": subject,
+        "seq": from.get().max(1),
+        "batch": limit,
+        "max_bytes": PAGE_BYTES,
+    });
+    let mut found = Vec::new();
+    ask(client, stream, &request, &mut found).await?;
     Ok(found)
 }
 
-fn without_nulls(mut body: serde_json::Value) -> Bytes {
-    if let Some(fields) = body.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    body.to_string().into()
+/// The end of an answer.
+struct End {
+    /// The last sequence that was sent.
+    last: StreamSeq,
+    /// Up to which sequence the replica looked for last messages.
+    up_to: Option<StreamSeq>,
+    /// The replica has more.
+    more: bool,
 }
 
-/// Reads one answer; `Some((last sequence, bound))` if more follows.
-async fn one_page(
+/// Reads one answer, to its end; `None` if there was nothing to answer.
+async fn ask(
     client: &Client,
     stream: &str,
-    body: &Bytes,
+    request: &Value,
     found: &mut Vec<Found>,
-) -> Result<Option<(u64, u64)>, ApiError> {
+) -> Result<Option<End>, ApiError> {
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
     let broken = |problem: String| ApiError::Connection {
         subject: subject.clone(),
@@ -81,11 +185,12 @@ async fn one_page(
     let mut answers = client
         .subscribe(inbox.clone())
         .await
-        .map_err(|e| broken(e.to_string()))?;
+        .map_err(|error| broken(error.to_string()))?;
     client
-        .publish_with_reply(subject.clone(), inbox, body.clone())
+        .publish_with_reply(subject.clone(), inbox, request.to_string().into())
         .await
-        .map_err(|e| broken(e.to_string()))?;
+        .map_err(|error| broken(error.to_string()))?;
+    let mut last = StreamSeq::ZERO;
     loop {
         let message = timeout(PATIENCE, answers.next())
             .await
@@ -93,30 +198,42 @@ async fn one_page(
                 subject: subject.clone(),
             })?
             .ok_or_else(|| broken("the subscription ended".to_owned()))?;
-        let Some(status) = message.status else {
-            found.push(read(&subject, message)?);
-            continue;
+        let number = |name| {
+            let text = header(message.headers.as_ref()?, name)?;
+            text.parse().ok().map(StreamSeq::new)
         };
-        let headers = message.headers.unwrap_or_default();
-        match status.as_u16() {
-            204 => {
-                let number = |name| header(&headers, name).and_then(|text| text.parse().ok());
-                let pending: u64 = number("Nats-Num-Pending").unwrap_or(0);
-                let last = number("Nats-Last-Sequence");
-                let bound = number("Nats-UpTo-Sequence");
-                return Ok(last.zip(bound).filter(|_| pending > 0));
+        // Messages of an answer name their predecessor: the client library may drop some.
+        let before = number("Nats-Last-Sequence");
+        let (up_to, pending) = (number("Nats-UpTo-Sequence"), number("Nats-Num-Pending"));
+        let end = message.status.map(|status| (status.as_u16(), status));
+        match end {
+            None | Some((204, _)) if before != Some(last) => {
+                return Err(broken("a part of the answer was lost".to_owned()));
             }
-            404 => return Ok(None),
-            503 => return Err(ApiError::NoResponders { subject }),
-            code => {
-                let description = message.description.unwrap_or_default();
-                return Err(ApiError::Refused {
-                    subject,
-                    code: u64::from(code),
-                    description,
-                });
+            None => {
+                let message = read(&subject, message)?;
+                last = message.seq;
+                found.push(message);
             }
+            Some((204, _)) => {
+                let more = pending.is_some_and(|pending| pending > StreamSeq::ZERO);
+                return Ok(Some(End { last, up_to, more }));
+            }
+            Some((404, _)) => return Ok(None),
+            Some((_, status)) => return Err(refused(subject, status, message.description)),
         }
+    }
+}
+
+fn refused(subject: String, status: StatusCode, description: Option<String>) -> ApiError {
+    if status == StatusCode::NO_RESPONDERS {
+        return ApiError::NoResponders { subject };
+    }
+    ApiError::Refused {
+        subject,
+        code: u64::from(status.as_u16()),
+        status: status.as_u16(),
+        description: description.unwrap_or_default(),
     }
 }
 
@@ -141,5 +258,6 @@ fn read(subject: &str, message: Message) -> Result<Found, ApiError> {
         })?),
         time: api::time(subject, field("Nats-Time-Stamp")?)?,
         payload: message.payload,
+        headers,
     })
 }

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod getting;
 mod provisioning;
 mod publishing;
 mod reading;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use bus::get::multi_last;
 use bus::reader::{Entry, Event, Reader, ReaderConfig, Start};
 use schemas::position::{Epoch, StreamSeq};
 use tokio::time::timeout;
@@ -46,7 +45,7 @@ async fn read_until(
     }
 }
 
-async fn publish(client: &async_nats::Client, count: u64, subjects: u64) -> Result<()> {
+pub(crate) async fn publish(client: &async_nats::Client, count: u64, subjects: u64) -> Result<()> {
     let context = async_nats::jetstream::new(client.clone());
     let numbers: Vec<u64> = (0..count).collect();
     for burst in numbers.chunks(1_000) {
@@ -152,23 +151,5 @@ async fn a_deleted_consumer_is_replaced() -> Result<()> {
     publish(&client, 10, 10).await?;
     let (entries, _) = read_until(&mut reader, |_, seen| seen.len() == 10).await?;
     assert_eq!(entries.last().map(|entry| entry.seq.get()), Some(20));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_last_values_come_in_pages() -> Result<()> {
-    let server = Server::start().await?;
-    let client = server.client().await?;
-    provisioned(&client).await?;
-    publish(&client, 3_000, 1_500).await?;
-    let subjects: Vec<String> = (0..1_600).map(|n| format!("tick.trade.x.S{n}")).collect();
-    let found = multi_last(&client, STREAM, &subjects).await?;
-    assert_eq!(found.len(), 1_500);
-    assert!(found.iter().all(|found| found.seq.get() > 1_500));
-    assert!(
-        multi_last(&client, STREAM, &["tick.trade.x.none".to_owned()])
-            .await?
-            .is_empty()
-    );
     Ok(())
 }
