@@ -34,7 +34,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Starts in a row that may fail once the server has worked.
 const PATIENCE: u32 = 30;
-/// How many of the server's last lines an error repeats.
+/// How many of the server's last complaints an error repeats.
 const LAST_WORDS: usize = 8;
 /// Below the range from which outgoing connections take their ports: a client that tries to
 /// reconnect could otherwise take the server's port while it is down.
@@ -212,7 +212,7 @@ impl Broker {
             last.join(" | ")
         };
         format!(
-            "nats-server ({}, {version}) in {} ended with {status}; its last words: {last}",
+            "nats-server ({}, {version}) in {} ended with {status}; it said: {last}",
             path.display(),
             self.dir.display(),
         )
@@ -225,7 +225,7 @@ struct End {
     why: String,
 }
 
-/// The last lines that a server wrote.
+/// The last complaints of a server.
 #[derive(Clone, Default)]
 struct Words(Arc<Mutex<VecDeque<String>>>);
 
@@ -289,7 +289,9 @@ fn relay(line: &str, words: &Words) {
         Level::Warning => warn!(target: "nats_server", "{text}"),
         Level::Error => error!(target: "nats_server", "{text}"),
     }
-    words.add(text);
+    if level != Level::Detail {
+        words.add(text);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

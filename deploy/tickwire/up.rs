@@ -261,16 +261,15 @@ async fn start_broker(
         check,
         life,
     };
-    supervisor.start("nats", broker::GRACE + Duration::from_secs(2), |stop| {
+    supervisor.start("broker", broker::GRACE + Duration::from_secs(2), |stop| {
         broker.run(stop)
     });
     let answered = async {
-        // The channel closes only if the broker's part ends, and that is seen first.
-        lives
-            .wait_for(|life| life.pid.is_some())
-            .await
-            .map(drop)
-            .context("nats-server is gone")
+        // The channel closes only where the part ends, and how it ends says more.
+        if lives.wait_for(|life| life.pid.is_some()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
     };
     Ok(supervisor.during(answered).await?.map(|()| lives))
 }

@@ -84,8 +84,10 @@ fn hold(path: &Path) -> Result<File> {
                 thread::sleep(Duration::from_millis(20));
             }
             Err(TryLockError::WouldBlock) => bail!(
-                "another nats-server still uses the files beside {}: end that one first",
-                path.display()
+                "another nats-server still works on the files beside {}: end that one first",
+                path.canonicalize()
+                    .unwrap_or_else(|_| path.to_owned())
+                    .display()
             ),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("{} cannot be locked", path.display()));

@@ -28,9 +28,11 @@ pub(super) struct Place {
 ///
 /// # Errors
 ///
-/// Nobody can hear it.
+/// The ready file cannot be written.
 pub(super) fn publish(place: &Place, life: Option<Life>, file: Option<&Path>) -> Result<()> {
-    crate::say(&place.text())?;
+    if let Err(problem) = crate::say(&place.text()) {
+        warn!(%problem, "nobody reads what runs where");
+    }
     match file {
         Some(file) => replace(file, &place.json(life))
             .with_context(|| format!("--ready-file {} cannot be written", file.display())),
