@@ -1,0 +1,113 @@
+//! Logins from arguments and files, and what is shown while no broker can be reached.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use daemon::nats::{self, Login, NatsArgs};
+use daemon::ops::Surface;
+use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    nats: NatsArgs,
+}
+
+fn parse(arguments: &[&str]) -> Result<NatsArgs, clap::Error> {
+    let all = ["test"].iter().chain(arguments);
+    Cli::try_parse_from(all).map(|cli| cli.nats)
+}
+
+#[test]
+fn a_password_comes_from_the_argument_or_a_file() -> Result<()> {
+    let anonymous = parse(&[])?.settings("api")?;
+    assert_eq!(
+        (anonymous.url.as_str(), anonymous.login),
+        ("nats://127.0.0.1:4222", Login::Anonymous)
+    );
+    let expected = Login::Password {
+        user: "api".to_owned(),
+        password: "s3cret".into(),
+    };
+    let given = parse(&["--nats-user", "api", "--nats-password", "s3cret"])?;
+    assert_eq!(given.settings("api")?.login, expected);
+    let mut file = NamedTempFile::new()?;
+    writeln!(file, "s3cret")?;
+    let path = file.path().display().to_string();
+    let filed = parse(&["--nats-user", "api", "--nats-password-file", &path])?;
+    assert_eq!(filed.settings("api")?.login, expected);
+    assert!(!format!("{given:?} {expected:?}").contains("s3cret"));
+    Ok(())
+}
+
+#[test]
+fn logins_that_cannot_work_are_refused() -> Result<()> {
+    assert!(
+        parse(&["--nats-user", "api"]).is_err(),
+        "a user without a password"
+    );
+    let absent = parse(&["--nats-user", "api", "--nats-password-file", "/no/such"])?;
+    let refusal = format!("{:#}", absent.settings("api").unwrap_err());
+    assert!(refusal.starts_with("/no/such cannot be read"), "{refusal}");
+    let both = parse(&[
+        "--nats-user",
+        "a",
+        "--nats-password",
+        "b",
+        "--nats-creds-file",
+        "c",
+    ]);
+    assert!(both.is_err(), "two ways to log in");
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_that_are_none_end_the_attempt() -> Result<()> {
+    let mut file = NamedTempFile::new()?;
+    writeln!(file, "not credentials")?;
+    let path = file.path().display().to_string();
+    let settings = parse(&["--nats-creds-file", &path])?.settings("api")?;
+    let surface = Surface::new();
+    let connecting = nats::connect(&settings, &surface);
+    let refusal = timeout(Duration::from_secs(30), connecting).await?.err();
+    let refusal = refusal
+        .map(|error| format!("{error:#}"))
+        .unwrap_or_default();
+    assert!(refusal.contains("credentials are not usable"), "{refusal}");
+    assert!(!refusal.contains("not credentials"), "{refusal}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_no_broker_answers_the_role_is_not_ready_and_says_why() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("nats://{}", listener.local_addr()?);
+    drop(listener);
+    let settings = parse(&["--nats-url", &url])?.settings("fanout")?;
+    let surface = Surface::new();
+    let reason = async {
+        loop {
+            let report = surface.health.report();
+            match report
+                .checks
+                .get("nats.fanout")
+                .and_then(|check| check.reason.clone())
+            {
+                Some(reason) if reason != "starting" => return reason,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::select! {
+        _ = nats::connect(&settings, &surface) => panic!("there is no broker"),
+        reason = timeout(Duration::from_secs(30), reason) => {
+            let reason = reason?;
+            assert!(reason.starts_with("the broker cannot be reached: "), "{reason}");
+        }
+    }
+    Ok(())
+}
