@@ -10,6 +10,7 @@ mod getting;
 mod provisioning;
 mod publishing;
 mod reading;
+mod repairing;
 mod server;
 
 use bus::provision::{StreamSpec, provision};

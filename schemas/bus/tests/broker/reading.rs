@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::server::Server;
 use crate::{STREAM, provisioned};
 
-fn reader(client: async_nats::Client, start: Start) -> Reader {
+pub(crate) fn reader(client: async_nats::Client, start: Start) -> Reader {
     let config = ReaderConfig {
         stream: STREAM.to_owned(),
         name: "test".to_owned(),
@@ -21,12 +21,12 @@ fn reader(client: async_nats::Client, start: Start) -> Reader {
     Reader::new(client, config)
 }
 
-async fn next(reader: &mut Reader) -> Result<Event> {
+pub(crate) async fn next(reader: &mut Reader) -> Result<Event> {
     Ok(timeout(Duration::from_secs(30), reader.next()).await?)
 }
 
 /// Reads until `done` says so, collecting messages and the epochs of boots.
-async fn read_until(
+pub(crate) async fn read_until(
     reader: &mut Reader,
     mut done: impl FnMut(&Event, &[Entry]) -> bool,
 ) -> Result<(Vec<Entry>, Vec<Epoch>)> {

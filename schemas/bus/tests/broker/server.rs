@@ -78,6 +78,27 @@ impl Server {
         Ok(())
     }
 
+    /// Copies what a broker that is not running has stored.
+    pub(crate) fn backup(&self) -> Result<TempDir> {
+        let copy = TempDir::new()?;
+        copy_all(self.dir.path(), copy.path())?;
+        Ok(copy)
+    }
+
+    /// Puts a broker that is not running back to what it had stored.
+    pub(crate) fn restore(&mut self, backup: TempDir) {
+        self.dir = backup;
+    }
+
+    /// Moves to another port, which takes effect at the next restart; the former port.
+    pub(crate) fn move_to(&mut self, port: Option<u16>) -> Result<u16> {
+        let port = match port {
+            Some(port) => port,
+            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+        };
+        Ok(std::mem::replace(&mut self.port, port))
+    }
+
     /// Ends the process without warning.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
@@ -95,4 +116,18 @@ impl Server {
         client.flush().await?;
         Ok(client)
     }
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

@@ -148,7 +148,23 @@ fn what_retention_took_is_declared() {
     // Away for longer than the retention, and nothing new.
     machine.gave_up(now, 0.0);
     machine.opened(&joined(Some(9), state(15, 14)), now);
-    assert_eq!(told(&mut machine), ["trimmed 10-14"]);
+    // The consumer was created before that, and still has what was declared.
+    deliver(&mut machine, 1, 12, now);
+    deliver(&mut machine, 2, 15, now);
+    assert_eq!(told(&mut machine), ["trimmed 10-14", "15 @15"]);
+}
+
+#[test]
+fn a_lost_tail_is_found_by_the_heartbeat() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Start::LastPerSubject);
+    machine.opened(&joined(None, state(1, 2)), now);
+    deliver(&mut machine, 1, 1, now);
+    assert_eq!(machine.heartbeat(Some(1), false, now), Flow::Go);
+    assert_eq!(
+        machine.heartbeat(Some(2), false, now),
+        Flow::Reopen("a heartbeat counts other deliveries")
+    );
 }
 
 #[test]
