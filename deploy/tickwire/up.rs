@@ -1,36 +1,26 @@
 //! `tickwire up`: every role in one process, with a broker of its own, open on loopback only.
 
 mod announce;
+mod ground;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use async_nats::Client;
-use bus::provision::{ProvisionError, StreamSpec};
-use daemon::nats::{self, NatsArgs, Settings};
+use anyhow::{Context as _, Result};
+use bus::provision::StreamSpec;
+use daemon::nats::NatsArgs;
 use daemon::ops::Surface;
 use daemon::supervise::Supervisor;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use crate::broker::binary::{Binary, Places};
-use crate::broker::config::{self, Logins};
-use crate::broker::{self, Broker, Life};
+use crate::broker::binary::Places;
 use crate::data::DataDir;
 use crate::provision::StreamArgs;
 use crate::roles;
-
-/// How often provisioning is tried while a broker is still finding its feet.
-const PROVISION_TRIES: u32 = 10;
-/// JetStream's error for a stream that does not exist.
-const NO_STREAM: u64 = 10059;
+use ground::Way;
 
 /// Arguments of `tickwire up`.
 #[derive(Debug, clap::Args)]
@@ -122,23 +112,6 @@ struct Up {
     ops: TcpListener,
 }
 
-/// The way to the broker.
-enum Way {
-    /// Somebody else's.
-    Given(NatsArgs),
-    /// Our own.
-    Managed { binary: Binary, logins: Logins },
-}
-
-impl Way {
-    fn settings(&self, role: &'static str) -> Result<Settings> {
-        match self {
-            Self::Given(args) => args.settings(role),
-            Self::Managed { logins, .. } => Ok(logins.settings(role)),
-        }
-    }
-}
-
 impl Up {
     async fn prepare(args: &UpArgs, data: &Path, surface: Surface) -> Result<Self> {
         announce::withdraw(args.ready_file.as_deref());
@@ -151,21 +124,8 @@ impl Up {
         let http = roles::bind("--http", args.http).await?;
         let ws = roles::bind("--ws", args.ws).await?;
         let ops = roles::bind("--ops", args.ops).await?;
-        let way = if args.nats.nats_url.is_some() {
-            Way::Given(args.nats.clone())
-        } else if cfg!(not(target_os = "linux")) {
-            bail!(
-                "only Linux can tie a nats-server to the life of another process: start one \
-                 yourself and give its address with --nats-url or TICKWIRE_NATS_URL"
-            );
-        } else {
-            let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
-            let binary = places.find().await?;
-            Way::Managed {
-                binary,
-                logins: Logins::random(broker::free_port()?),
-            }
-        };
+        let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
+        let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);
         let (data, ready_file) = (data.to_owned(), args.ready_file.clone());
         Ok(Self {
@@ -192,29 +152,14 @@ impl Up {
             data: self.data.clone(),
             feeds: self.feeds.clone(),
             nats: self.way.settings("provision")?.url,
-            server: match &self.way {
-                Way::Given(_) => None,
-                Way::Managed { binary, .. } => Some(binary.clone()),
-            },
+            server: self.way.server().cloned(),
         };
-        roles::serve_ops(supervisor, self.ops, &self.surface);
-        let life = match &self.way {
-            Way::Given(_) => None,
-            Way::Managed { binary, logins } => {
-                let dir = self.data.join("nats");
-                config::write(&dir, &self.spec, logins)?;
-                let Some(life) =
-                    start_broker(supervisor, &self.surface, binary.clone(), logins, dir).await?
-                else {
-                    return Ok(());
-                };
-                Some(life)
-            }
-        };
-        let provisioned = provision(&self.way, &self.surface, &self.spec, &self.data);
-        if supervisor.during(provisioned).await?.is_none() {
+        let surface = &self.surface;
+        roles::serve_ops(supervisor, self.ops, surface);
+        let laid = ground::lay(supervisor, surface, &self.way, &self.spec, &self.data);
+        let Some(ground) = laid.await? else {
             return Ok(());
-        }
+        };
         let settings = self.way.settings(roles::INGEST.name)?;
         roles::start(
             supervisor,
@@ -232,91 +177,9 @@ impl Up {
         }
         announce::publish(
             &place,
-            life.map(|life| *life.borrow()),
+            ground.life.map(|life| *life.borrow()),
             self.ready_file.as_deref(),
         )?;
         supervisor.watch().await
-    }
-}
-
-/// Starts our own broker and waits until JetStream answers; `None` if we are asked to end first.
-async fn start_broker(
-    supervisor: &mut Supervisor,
-    surface: &Surface,
-    binary: Binary,
-    logins: &Logins,
-    dir: PathBuf,
-) -> Result<Option<watch::Receiver<Life>>> {
-    let (life, mut lives) = watch::channel(Life::default());
-    let seen = lives.clone();
-    surface
-        .stats
-        .add("broker", move || serde_json::json!(*seen.borrow()));
-    let connector = nats::connector(logins.settings("provision"), surface);
-    let check = surface.health.check("broker");
-    let broker = Broker {
-        binary,
-        dir,
-        connector,
-        check,
-        life,
-    };
-    supervisor.start("broker", broker::GRACE + Duration::from_secs(2), |stop| {
-        broker.run(stop)
-    });
-    let answered = async {
-        // The channel closes only where the part ends, and how it ends says more.
-        if lives.wait_for(|life| life.pid.is_some()).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        Ok(())
-    };
-    Ok(supervisor.during(answered).await?.map(|()| lives))
-}
-
-async fn provision(way: &Way, surface: &Surface, spec: &StreamSpec, data: &Path) -> Result<()> {
-    let settings = way.settings("provision")?;
-    let url = settings.url.clone();
-    let client = nats::connector(settings, surface)()
-        .await
-        .with_context(|| format!("the broker at {url} cannot be reached"))?;
-    if matches!(way, Way::Managed { .. }) {
-        refuse_damage(&client, spec, data).await?;
-    }
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match bus::provision::provision(&client, spec).await {
-            Ok(epoch) => {
-                info!(stream = spec.name, %epoch, "provisioned");
-                return Ok(());
-            }
-            // No answer may come later; a refusal stays one.
-            Err(ProvisionError::Api { what, source })
-                if source.code().is_none() && tries < PROVISION_TRIES =>
-            {
-                warn!(what, error = %source, tries, "cannot provision yet");
-            }
-            Err(error) => return Err(error.into()),
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// A broker that cannot read a stream's files leaves the stream out; a new one in its place would
-/// hide that everything stored is lost.
-async fn refuse_damage(client: &Client, spec: &StreamSpec, data: &Path) -> Result<()> {
-    let files = data.join("nats/jetstream/$G/streams").join(&spec.name);
-    if !files.exists() {
-        return Ok(());
-    }
-    match bus::stream::state(client, &spec.name).await {
-        Err(error) if error.code() == Some(NO_STREAM) => bail!(
-            "nats-server cannot read the stream in {}: restore it from a backup, or move {} away \
-             to start with an empty one",
-            files.display(),
-            data.join("nats").display()
-        ),
-        _ => Ok(()),
     }
 }
