@@ -101,10 +101,10 @@ fn assert_same(found: &[u64], expected: impl IntoIterator<Item = u64>) {
         .zip(&expected)
         .position(|(found, expected)| found != expected);
     if let Some(at) = differs {
+        let (found, expected) = (found.iter().skip(at).take(5), expected.get(at));
         panic!(
-            "at {at}: {:?} instead of {}",
-            &found[at..found.len().min(at + 5)],
-            expected[at]
+            "at {at}: {:?} instead of {expected:?}",
+            found.collect::<Vec<_>>()
         );
     }
     assert_eq!(found.len(), expected.len());

@@ -93,6 +93,30 @@ async fn what_a_slow_reader_drops_is_read_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_while_it_is_read_loses_nothing() -> Result<()> {
+    const COUNT: u64 = 30_000;
+    let mut server = Server::start().await?;
+    let client = server.client().await?;
+    provisioned(&client).await?;
+    publish(&client, COUNT, 100).await?;
+    let mut reader = reader(client, Start::After(StreamSeq::ZERO));
+    let (mut entries, _) = read_until(&mut reader, |_, seen| !seen.is_empty()).await?;
+    for part in 1..=3 {
+        server.kill().await?;
+        server.restart().await?;
+        let (more, epochs) = read_until(&mut reader, |event, seen| {
+            let read = seen.last().map_or(0, |entry| entry.seq.get());
+            read >= COUNT / 3 * part || matches!(event, Event::CaughtUp)
+        })
+        .await?;
+        assert!(epochs.is_empty());
+        entries.extend(more);
+    }
+    assert_eq!(seqs(&entries), (1..=COUNT).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_retention_took_is_declared() -> Result<()> {
     let server = Server::start().await?;
     let client = server.client().await?;
