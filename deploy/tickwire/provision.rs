@@ -1,6 +1,6 @@
 //! `tickwire provision`: the stream, the buckets and the recorder's consumer, as often as one likes.
 
-use std::num::{NonZeroU8, NonZeroU64};
+use std::num::NonZeroU8;
 
 use anyhow::{Context as _, Result};
 use bus::provision::StreamSpec;
@@ -29,12 +29,14 @@ pub(crate) struct StreamArgs {
     pub(crate) stream: String,
 
     /// How many seconds of ticks the broker keeps
-    #[arg(long, env = "TICKWIRE_RETAIN_SECS", default_value = "86400")]
-    pub(crate) retain_secs: NonZeroU64,
+    #[arg(long, env = "TICKWIRE_RETAIN_SECS", default_value = "86400",
+          value_parser = clap::value_parser!(u64).range(60..))]
+    pub(crate) retain_secs: u64,
 
     /// How many bytes of ticks the broker keeps
-    #[arg(long, env = "TICKWIRE_RETAIN_BYTES", default_value = "4294967296")]
-    pub(crate) retain_bytes: NonZeroU64,
+    #[arg(long, env = "TICKWIRE_RETAIN_BYTES", default_value = "4294967296",
+          value_parser = clap::value_parser!(u64).range(16_777_216..1_u64 << 48))]
+    pub(crate) retain_bytes: u64,
 }
 
 /// Arguments of `tickwire provision`.
@@ -56,8 +58,8 @@ impl StreamArgs {
     pub(crate) fn spec(&self, replicas: NonZeroU8) -> StreamSpec {
         StreamSpec {
             name: self.stream.clone(),
-            max_age_secs: self.retain_secs.get(),
-            max_bytes: self.retain_bytes.get(),
+            max_age_secs: self.retain_secs,
+            max_bytes: self.retain_bytes,
             replicas: replicas.get(),
             recorded: RECORDED.map(|kind| format!("tick.{kind}.>")).into(),
         }

@@ -82,7 +82,7 @@ pub(crate) fn ingest_config(
     Ok(ingest::Config {
         feeds: ingest::config::load(feeds)?,
         stream: stream.stream.clone(),
-        retention: Duration::from_secs(stream.retain_secs.get()),
+        retention: Duration::from_secs(stream.retain_secs),
         node,
         args,
     })

@@ -145,8 +145,10 @@ impl Check {
         };
         match down {
             None => info!(check = %self.name, "ok"),
-            Some(reason) if turned => warn!(check = %self.name, reason, "down"),
-            Some(reason) => info!(check = %self.name, reason, "still down"),
+            Some(reason) if turned && !*self.changed.borrow() => {
+                warn!(check = %self.name, reason, "down");
+            }
+            Some(reason) => info!(check = %self.name, reason, "down"),
         }
         self.changed.send_modify(|_| {});
     }

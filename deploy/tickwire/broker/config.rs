@@ -19,8 +19,9 @@ const STREAM: &str = "TICKS";
 const USERS: [&str; 6] = ["provision", "ingest", "fanout", "recorder", "api", "reader"];
 /// The name of the configuration file in the broker's directory.
 pub(super) const FILE: &str = "server.conf";
-/// Room for the buckets beside the stream, in bytes.
-const BESIDES: u64 = 1 << 30;
+/// The stream's own limit is what counts: with one near it here, a stream that is to become smaller
+/// would not fit before it is.
+const MAX_STORE: u64 = 1 << 50;
 
 /// The roles' passwords, new in every process.
 #[derive(Clone, Debug)]
@@ -87,13 +88,12 @@ pub(crate) fn write(dir: &Path, spec: &StreamSpec, logins: &Logins) -> Result<()
 
 /// Paths are relative: the server runs in its directory.
 fn render(spec: &StreamSpec, logins: &Logins) -> String {
-    let limit = spec.max_bytes.saturating_add(BESIDES);
     let port = logins.port;
     let mut text = format!(
         "listen: \"127.0.0.1:{port}\"\n\
          server_name: tickwire\n\
          logtime: false\n\
-         jetstream {{ store_dir: \".\", max_file_store: {limit}, sync_interval: \"10s\" }}\n\
+         jetstream {{ store_dir: \".\", max_file_store: {MAX_STORE}, sync_interval: \"10s\" }}\n\
          # Loopback is open to every local user: who does not log in may read.\n\
          no_auth_user: reader\n\n"
     );
