@@ -12,7 +12,10 @@ const MAX_CONTROL: usize = 125;
 
 /// `Sec-WebSocket-Accept` for a client's `Sec-WebSocket-Key`.
 pub(crate) fn accept_key(key: &str) -> String {
-    let digest = Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize();
+    let digest = Sha1::new()
+        .chain_update(key)
+        .chain_update(ACCEPT_GUID)
+        .finalize();
     BASE64.encode(&digest)
 }
 
@@ -113,12 +116,12 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// A decoder that refuses messages of more than `limit` bytes.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { buffer: Vec::new(), start: 0, partial: None, limit }
-    }
-
-    /// Changes the limit for messages that are not complete yet.
-    pub(crate) const fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            partial: None,
+            limit,
+        }
     }
 
     /// Adds bytes as they came from the socket.
@@ -196,9 +199,17 @@ impl Decoder {
         Ok(())
     }
 
-    fn assemble(&mut self, header: Header, payload: Vec<u8>) -> Result<Option<Incoming>, Violation> {
+    fn assemble(
+        &mut self,
+        header: Header,
+        payload: Vec<u8>,
+    ) -> Result<Option<Incoming>, Violation> {
         let mut message = match self.partial.take() {
-            None => Partial { is_text: header.opcode == 0x1, bytes: payload, checked: 0 },
+            None => Partial {
+                is_text: header.opcode == 0x1,
+                bytes: payload,
+                checked: 0,
+            },
             Some(mut partial) => {
                 partial.bytes.extend_from_slice(&payload);
                 partial
@@ -247,11 +258,15 @@ fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
     }
     let (extra, payload) = match second & 0x7F {
         126 => {
-            let Some(length) = rest.first_chunk::<2>() else { return Ok(None) };
+            let Some(length) = rest.first_chunk::<2>() else {
+                return Ok(None);
+            };
             (2, u64::from(u16::from_be_bytes(*length)))
         }
         127 => {
-            let Some(length) = rest.first_chunk::<8>() else { return Ok(None) };
+            let Some(length) = rest.first_chunk::<8>() else {
+                return Ok(None);
+            };
             (8, u64::from_be_bytes(*length))
         }
         short => (0, u64::from(short)),
@@ -268,7 +283,13 @@ fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
         return Ok(None);
     };
     let payload = usize::try_from(payload).unwrap_or(usize::MAX >> 1);
-    Ok(Some(Header { fin: first & 0x80 != 0, opcode, mask, size: 6 + extra, payload }))
+    Ok(Some(Header {
+        fin: first & 0x80 != 0,
+        opcode,
+        mask,
+        size: 6 + extra,
+        payload,
+    }))
 }
 
 fn close(payload: &[u8]) -> Result<Incoming, Violation> {

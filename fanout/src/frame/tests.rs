@@ -21,7 +21,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     bytes
 }
 
@@ -34,7 +39,11 @@ fn read_all(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Incoming>, 
             seen.push(message);
         }
     }
-    assert_eq!(decoder.buffer.capacity(), 0, "an idle decoder holds a buffer");
+    assert_eq!(
+        decoder.buffer.capacity(),
+        0,
+        "an idle decoder holds a buffer"
+    );
     Ok(seen)
 }
 
@@ -57,7 +66,10 @@ fn violation(bytes: &[u8]) -> Violation {
 
 #[test]
 fn the_handshake_answer_is_the_one_of_the_rfc() {
-    assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(
+        accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    );
 }
 
 #[test]
@@ -110,16 +122,36 @@ fn every_violation_has_its_close_code() {
         (frame(0x09, b""), Violation::Control, 1002),
         (frame(0x89, &[0; 126]), Violation::Control, 1002),
         (frame(0x80, b"x"), Violation::Continuation, 1002),
-        ([frame(0x01, b"x"), frame(0x81, b"y")].concat(), Violation::Interleaved, 1002),
+        (
+            [frame(0x01, b"x"), frame(0x81, b"y")].concat(),
+            Violation::Interleaved,
+            1002,
+        ),
         (frame(0x88, &[3]), Violation::CloseLength, 1002),
-        (frame(0x88, &1005_u16.to_be_bytes()), Violation::CloseCode(1005), 1002),
-        (frame(0x88, &999_u16.to_be_bytes()), Violation::CloseCode(999), 1002),
-        (frame(0x88, &5000_u16.to_be_bytes()), Violation::CloseCode(5000), 1002),
+        (
+            frame(0x88, &1005_u16.to_be_bytes()),
+            Violation::CloseCode(1005),
+            1002,
+        ),
+        (
+            frame(0x88, &999_u16.to_be_bytes()),
+            Violation::CloseCode(999),
+            1002,
+        ),
+        (
+            frame(0x88, &5000_u16.to_be_bytes()),
+            Violation::CloseCode(5000),
+            1002,
+        ),
         (frame(0x88, &[0x03, 0xE8, 0xFF]), Violation::Utf8, 1007),
         (frame(0x81, &[0xC0, 0xAF]), Violation::Utf8, 1007),
         (frame(0x81, &[0xE2, 0x82]), Violation::Utf8, 1007),
         (frame(0x01, &[b'x', 0xED, 0xA0]), Violation::Utf8, 1007),
-        (frame(0x82, &vec![0; LIMIT + 1]), Violation::TooLong(LIMIT), 1009),
+        (
+            frame(0x82, &vec![0; LIMIT + 1]),
+            Violation::TooLong(LIMIT),
+            1009,
+        ),
         (
             [frame(0x02, &vec![0; LIMIT]), frame(0x80, b"x")].concat(),
             Violation::TooLong(LIMIT),
@@ -134,7 +166,9 @@ fn every_violation_has_its_close_code() {
 
 #[test]
 fn a_huge_announced_length_is_refused_before_it_arrives() {
-    let header = [0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4];
+    let header = [
+        0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4,
+    ];
     assert_eq!(violation(&header), Violation::TooLong(LIMIT));
 }
 

@@ -63,6 +63,9 @@ pub enum Event {
         first_seq: StreamSeq,
         /// The last sequence; [`Event::CaughtUp`] follows once it is reached.
         last_seq: StreamSeq,
+        /// Behind which sequence everything comes; `None` if the last message of each subject
+        /// comes first, and everything behind `last_seq`.
+        after: Option<StreamSeq>,
     },
     /// Messages in stream order. Empty where only fillers moved the head.
     Batch {

@@ -159,6 +159,7 @@ impl Machine {
                 epoch: joined.epoch,
                 first_seq: joined.state.first_seq,
                 last_seq: joined.state.last_seq,
+                after: joined.after,
             });
             self.head = joined.after.unwrap_or(StreamSeq::ZERO);
             self.head_time = UnixNanos::EPOCH;

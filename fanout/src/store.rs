@@ -1,0 +1,406 @@
+//! What a replica knows of a stream: every topic's last message, and a ring of recent ones.
+//!
+//! Written by the feeder alone, read by every shard. Nothing is kept encoded.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use schemas::codec::transcode;
+use schemas::id::Kind;
+use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::subject;
+use schemas::time::UnixNanos;
+use schemas::ws::{Encoding, push_data, push_snapshot};
+
+/// What a ring entry costs beyond its payload.
+const OVERHEAD: usize = 96;
+
+/// Identifies a topic within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TopicId(u32);
+
+impl TopicId {
+    pub(crate) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// What never changes of a topic.
+#[derive(Debug)]
+pub(crate) struct TopicInfo {
+    pub(crate) id: TopicId,
+    /// As clients spell it.
+    pub(crate) text: Box<str>,
+    pub(crate) kind: Kind,
+    /// Shared by all topics of one instrument.
+    pub(crate) instrument: u32,
+}
+
+/// One message, with its encodings once somebody wanted them.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) topic: Arc<TopicInfo>,
+    pub(crate) seq: StreamSeq,
+    /// The topic has no message between this and `seq`.
+    pub(crate) prev: StreamSeq,
+    pub(crate) time: UnixNanos,
+    pub(crate) payload: Bytes,
+    json: OnceLock<Bytes>,
+    msgpack: OnceLock<Bytes>,
+}
+
+impl Live {
+    fn new(
+        topic: Arc<TopicInfo>,
+        (prev, seq): (StreamSeq, StreamSeq),
+        time: UnixNanos,
+        payload: Bytes,
+    ) -> Self {
+        Self {
+            topic,
+            seq,
+            prev,
+            time,
+            payload,
+            json: OnceLock::new(),
+            msgpack: OnceLock::new(),
+        }
+    }
+
+    /// The `d` message, encoded once for all who want it. `None` if the payload cannot be encoded.
+    pub(crate) fn data(&self, encoding: Encoding) -> Option<&Bytes> {
+        let cell = match encoding {
+            Encoding::Json => &self.json,
+            Encoding::MessagePack => &self.msgpack,
+        };
+        let bytes = cell.get_or_init(|| {
+            let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
+            let positions = (self.seq, self.prev);
+            if let Some(tick) = tick(encoding, &self.payload) {
+                push_data(encoding, &mut out, &self.topic.text, positions, &tick, 0);
+            }
+            out.into()
+        });
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// The `snap` message.
+    pub(crate) fn snapshot(&self, encoding: Encoding, out: &mut Vec<u8>) {
+        if let Some(tick) = tick(encoding, &self.payload) {
+            push_snapshot(encoding, out, &self.topic.text, self.seq, &tick, 0);
+        }
+    }
+
+    fn cost(&self) -> usize {
+        self.payload.len() + OVERHEAD
+    }
+}
+
+fn tick(encoding: Encoding, payload: &Bytes) -> Option<Bytes> {
+    match encoding {
+        Encoding::MessagePack => Some(payload.clone()),
+        Encoding::Json => {
+            let mut json = Vec::with_capacity(payload.len() * 2);
+            transcode(payload, &mut json).ok()?;
+            Some(json.into())
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    info: Arc<TopicInfo>,
+    last: Option<Arc<Live>>,
+    /// Sequences of this topic in the ring.
+    ring: VecDeque<StreamSeq>,
+}
+
+/// The state of a venue's feed, as it was last told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FeedReport {
+    pub(crate) state: String,
+    pub(crate) at: UnixNanos,
+}
+
+/// What is known of the stream.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) head: StreamSeq,
+    pub(crate) head_time: UnixNanos,
+    first_seq: StreamSeq,
+    /// Messages up to here were last values when the reader joined, not all that there was.
+    joined: StreamSeq,
+    /// Every message behind this is in the ring.
+    floor: StreamSeq,
+    slots: Vec<Slot>,
+    by_text: HashMap<Box<str>, TopicId>,
+    by_subject: HashMap<Box<str>, TopicId>,
+    instruments: HashMap<Box<str>, u32>,
+    ring: VecDeque<Arc<Live>>,
+    ring_bytes: usize,
+    ring_limit: usize,
+    /// Per venue and feed.
+    pub(crate) feeds: BTreeMap<(String, String), FeedReport>,
+    pub(crate) stale: bool,
+}
+
+/// What a catch-up gets of a topic.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// The following message.
+    Message(Arc<Live>),
+    /// Nothing follows.
+    End,
+    /// Messages up to here, inclusive, are not in the ring.
+    Missing(StreamSeq),
+}
+
+impl Known {
+    fn new(ring_limit: usize) -> Self {
+        Self {
+            epoch: None,
+            head: StreamSeq::ZERO,
+            head_time: UnixNanos::EPOCH,
+            first_seq: StreamSeq::ZERO,
+            joined: StreamSeq::ZERO,
+            floor: StreamSeq::ZERO,
+            slots: Vec::new(),
+            by_text: HashMap::new(),
+            by_subject: HashMap::new(),
+            instruments: HashMap::new(),
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            ring_limit,
+            feeds: BTreeMap::new(),
+            stale: false,
+        }
+    }
+
+    /// Begins a history: everything up to `joined` comes as last values only.
+    pub(crate) fn begin(&mut self, epoch: Epoch, first_seq: StreamSeq, joined: StreamSeq) {
+        self.epoch = Some(epoch);
+        self.first_seq = first_seq;
+        self.joined = joined;
+        self.floor = self.floor.max(joined).max(first_seq.prev());
+        self.head = self.head.max(first_seq.prev());
+    }
+
+    /// Forgets a history that was rewound; topics keep their ids.
+    pub(crate) fn forget(&mut self) {
+        self.epoch = None;
+        (self.head, self.head_time) = (StreamSeq::ZERO, UnixNanos::EPOCH);
+        (self.joined, self.floor) = (StreamSeq::ZERO, StreamSeq::ZERO);
+        self.ring.clear();
+        self.ring_bytes = 0;
+        self.feeds.clear();
+        for slot in &mut self.slots {
+            slot.last = None;
+            slot.ring.clear();
+        }
+    }
+
+    /// Messages up to `to` were trimmed before they were read: nothing before is complete.
+    pub(crate) fn trimmed(&mut self, to: StreamSeq) {
+        self.floor = self.floor.max(to);
+        self.head = self.head.max(to);
+    }
+
+    /// Takes a message in; `None` if its subject is no topic.
+    pub(crate) fn apply(
+        &mut self,
+        subject: &str,
+        seq: StreamSeq,
+        time: UnixNanos,
+        payload: &[u8],
+    ) -> Option<Arc<Live>> {
+        let id = match self.by_subject.get(subject) {
+            Some(id) => *id,
+            None => self.intern(subject)?,
+        };
+        let (first, joined) = (self.first_seq, self.joined);
+        let slot = self.slots.get_mut(id.index())?;
+        let prev = match &slot.last {
+            _ if seq <= joined => seq.prev(),
+            Some(last) => last.seq,
+            None => first.prev(),
+        };
+        let payload = Bytes::copy_from_slice(payload);
+        let live = Arc::new(Live::new(
+            Arc::clone(&slot.info),
+            (prev, seq),
+            time,
+            payload,
+        ));
+        slot.last = Some(Arc::clone(&live));
+        if seq > self.floor {
+            slot.ring.push_back(seq);
+            self.ring_bytes += live.cost();
+            self.ring.push_back(Arc::clone(&live));
+            self.evict();
+        }
+        Some(live)
+    }
+
+    fn evict(&mut self) {
+        while self.ring_bytes > self.ring_limit {
+            let Some(oldest) = self.ring.pop_front() else {
+                return;
+            };
+            self.ring_bytes = self.ring_bytes.saturating_sub(oldest.cost());
+            self.floor = self.floor.max(oldest.seq);
+            if let Some(slot) = self.slots.get_mut(oldest.topic.id.index()) {
+                slot.ring.pop_front();
+            }
+        }
+    }
+
+    fn intern(&mut self, subject: &str) -> Option<TopicId> {
+        let topic = subject::parse(subject).ok()?;
+        let text: Box<str> = topic.to_string().into();
+        let id = TopicId(u32::try_from(self.slots.len()).ok()?);
+        let instrument: Box<str> = format!("{}.{}", topic.venue(), topic.symbol()).into();
+        let next = u32::try_from(self.instruments.len()).ok()?;
+        let instrument = *self.instruments.entry(instrument).or_insert(next);
+        let info = TopicInfo {
+            id,
+            text: text.clone(),
+            kind: topic.kind(),
+            instrument,
+        };
+        self.slots.push(Slot {
+            info: Arc::new(info),
+            last: None,
+            ring: VecDeque::new(),
+        });
+        self.by_text.insert(text, id);
+        self.by_subject.insert(subject.into(), id);
+        Some(id)
+    }
+
+    /// The topic with this text, if it ever had a message.
+    pub(crate) fn topic(&self, text: &str) -> Option<&Arc<TopicInfo>> {
+        let id = self.by_text.get(text)?;
+        self.slots.get(id.index()).map(|slot| &slot.info)
+    }
+
+    /// What never changes of a topic.
+    pub(crate) fn info(&self, topic: TopicId) -> Option<&Arc<TopicInfo>> {
+        self.slots.get(topic.index()).map(|slot| &slot.info)
+    }
+
+    /// Every topic, in order of birth.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<TopicInfo>> {
+        self.slots.iter().map(|slot| &slot.info)
+    }
+
+    /// A topic's last message.
+    pub(crate) fn last(&self, topic: TopicId) -> Option<&Arc<Live>> {
+        self.slots.get(topic.index())?.last.as_ref()
+    }
+
+    /// What follows `after` on a topic.
+    pub(crate) fn next(&self, topic: TopicId, after: StreamSeq) -> Next {
+        let Some(slot) = self.slots.get(topic.index()) else {
+            return Next::End;
+        };
+        let Some(last) = slot.last.as_ref().filter(|last| last.seq > after) else {
+            return Next::End;
+        };
+        let at = slot.ring.partition_point(|seq| *seq <= after);
+        let Some(seq) = slot.ring.get(at) else {
+            return Next::Missing(last.seq);
+        };
+        let Ok(at) = self.ring.binary_search_by(|live| live.seq.cmp(seq)) else {
+            return Next::Missing(last.seq);
+        };
+        match self.ring.get(at) {
+            // The message before this one is older than the position: nothing is missing.
+            Some(live) if live.prev <= after || live.prev < self.first_seq => {
+                Next::Message(Arc::clone(live))
+            }
+            Some(live) => Next::Missing(live.prev),
+            None => Next::End,
+        }
+    }
+
+    /// How many messages of a topic follow `after` in the ring.
+    pub(crate) fn count_after(&self, topic: TopicId, after: StreamSeq) -> usize {
+        let slot = self.slots.get(topic.index());
+        slot.map_or(0, |slot| {
+            slot.ring.len() - slot.ring.partition_point(|seq| *seq <= after)
+        })
+    }
+
+    /// Whether a cursor can belong to this history, as far as is known.
+    pub(crate) fn recognizes(&self, cursor: Cursor) -> bool {
+        if cursor.seq() == self.head {
+            return cursor.seq() == StreamSeq::ZERO || cursor.matches(self.head_time);
+        }
+        match self
+            .ring
+            .binary_search_by(|live| live.seq.cmp(&cursor.seq()))
+        {
+            Ok(at) => self
+                .ring
+                .get(at)
+                .is_none_or(|live| cursor.matches(live.time)),
+            Err(_) => true,
+        }
+    }
+
+    /// The cursor at `seq`, if the time of its message is known.
+    pub(crate) fn cursor(&self, seq: StreamSeq) -> Option<Cursor> {
+        if seq == self.head {
+            return Some(Cursor::new(seq, self.head_time));
+        }
+        // The nearest message at or before: a lower cursor promises less and is as true.
+        let at = self.ring.partition_point(|live| live.seq <= seq);
+        let live = self.ring.get(at.checked_sub(1)?)?;
+        Some(Cursor::new(live.seq, live.time))
+    }
+
+    /// The first retained sequence, as read when the reader joined.
+    pub(crate) const fn first_seq(&self) -> StreamSeq {
+        self.first_seq
+    }
+
+    /// Messages in the ring, and what they cost in bytes.
+    pub(crate) fn ring_load(&self) -> (usize, usize) {
+        (self.ring.len(), self.ring_bytes)
+    }
+
+    /// How many topics there are.
+    pub(crate) fn topic_count(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+/// Shares what is known between the feeder and the shards.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// The stream's name.
+    pub(crate) stream: String,
+    known: RwLock<Known>,
+}
+
+impl Store {
+    pub(crate) fn new(stream: &str, ring_limit: usize) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            known: RwLock::new(Known::new(ring_limit)),
+        }
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
