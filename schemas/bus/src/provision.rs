@@ -83,7 +83,16 @@ pub fn check_version(version: &str) -> Result<(), ProvisionError> {
 ///
 /// [`ProvisionError`] names what the broker refused.
 pub async fn provision(client: &Client, spec: &StreamSpec) -> Result<Epoch, ProvisionError> {
-    check_version(&client.server_info().version)?;
+    let Some(server) = client.try_server_info() else {
+        return Err(ProvisionError::Api {
+            what: "the broker".to_owned(),
+            source: ApiError::Connection {
+                subject: "INFO".to_owned(),
+                problem: "not connected yet".to_owned(),
+            },
+        });
+    };
+    check_version(&server.version)?;
     let named = |what: &str| {
         let what = what.to_owned();
         move |source| ProvisionError::Api { what, source }

@@ -60,6 +60,20 @@ async fn the_same_again_changes_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_not_there_yet_is_not_called_old() -> Result<()> {
+    let mut server = Server::start().await?;
+    server.kill().await?;
+    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+    let client = options.connect(server.url()).await?;
+    let refusal = provision(&client, &spec()).await;
+    assert!(
+        matches!(&refusal, Err(ProvisionError::Api { source, .. }) if source.is_retryable()),
+        "{refusal:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_stream_is_as_designed() -> Result<()> {
     let server = Server::start().await?;
     let client = server.client().await?;
