@@ -122,7 +122,7 @@ impl Broker {
             if !worked || failures > PATIENCE {
                 bail!("{why}");
             }
-            error!(pause_ms = pause.as_millis(), "{why}; starting it again");
+            error!("{why}; starting it again in {pause:?}");
             self.check.down("nats-server ended and is started again");
             self.life.send_modify(|life| {
                 life.pid = None;

@@ -2,6 +2,7 @@
 
 mod broker;
 mod data;
+mod process;
 mod provision;
 mod roles;
 mod up;
@@ -44,6 +45,8 @@ enum Command {
     Up(Box<up::UpArgs>),
     /// Run feeds and write their ticks to the broker
     Ingest(Box<roles::IngestArgs>),
+    /// Serve WebSocket clients
+    Fanout(Box<roles::FanoutArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
     /// Print the version
@@ -89,6 +92,7 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Up(args) => Box::pin(up::run(*args)).await,
         Command::Ingest(args) => Box::pin(roles::ingest(*args)).await,
+        Command::Fanout(args) => Box::pin(roles::fanout(*args)).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
     }

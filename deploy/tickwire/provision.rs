@@ -21,12 +21,19 @@ const RECORDED: [Kind; 8] = [
     Kind::Inst,
 ];
 
-/// The stream of ticks.
+/// Which stream.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct StreamArgs {
+pub(crate) struct StreamName {
     /// The stream's name
     #[arg(long, env = "TICKWIRE_STREAM", default_value = "TICKS", value_parser = stream_name)]
     pub(crate) stream: String,
+}
+
+/// The stream of ticks.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StreamArgs {
+    #[command(flatten)]
+    pub(crate) name: StreamName,
 
     /// How many seconds of ticks the broker keeps
     #[arg(long, env = "TICKWIRE_RETAIN_SECS", default_value = "86400",
@@ -57,7 +64,7 @@ impl StreamArgs {
     /// What to provision.
     pub(crate) fn spec(&self, replicas: NonZeroU8) -> StreamSpec {
         StreamSpec {
-            name: self.stream.clone(),
+            name: self.name.stream.clone(),
             max_age_secs: self.retain_secs,
             max_bytes: self.retain_bytes,
             replicas: replicas.get(),

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::binary::Places;
 use crate::data::DataDir;
+use crate::process::{self, Role};
 use crate::provision::StreamArgs;
 use crate::roles;
 use ground::Way;
@@ -61,6 +62,9 @@ pub(crate) struct UpArgs {
     ingest: ingest::Args,
 
     #[command(flatten)]
+    fanout: fanout::Args,
+
+    #[command(flatten)]
     stream: StreamArgs,
 
     #[command(flatten)]
@@ -83,7 +87,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 ///
 /// Something that it needs is not there, or a part failed.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
-    roles::until_signal(async |stop| system(args, stop).await).await
+    process::until_signal(async |stop| system(args, stop).await).await
 }
 
 async fn system(args: UpArgs, stop: CancellationToken) -> Result<()> {
@@ -104,6 +108,7 @@ struct Up {
     data: PathBuf,
     feeds: PathBuf,
     ingest: ingest::Config,
+    fanout: fanout::Config,
     ready_file: Option<PathBuf>,
     spec: StreamSpec,
     way: Way,
@@ -119,11 +124,24 @@ impl Up {
             .feeds
             .canonicalize()
             .with_context(|| format!("--feeds {} cannot be read", args.feeds.display()))?;
+        let http = process::bind("--http", args.http).await?;
+        let ws = process::bind("--ws", args.ws).await?;
+        let ops = process::bind("--ops", args.ops).await?;
         let node = format!("{}:{}", roles::hostname(), data.display());
-        let ingest = roles::ingest_config(&feeds, &args.stream, node, args.ingest.clone())?;
-        let http = roles::bind("--http", args.http).await?;
-        let ws = roles::bind("--ws", args.ws).await?;
-        let ops = roles::bind("--ops", args.ops).await?;
+        let stream = &args.stream;
+        let ingest = roles::ingest_config(&feeds, stream, node, args.ingest.clone())?;
+        let mut fanout = fanout::Config {
+            stream: stream.name.stream.clone(),
+            node: roles::hostname(),
+            args: args.fanout.clone(),
+        };
+        // The console's page comes from another port than its WebSocket.
+        let console = address(&http)?;
+        let names = [console.to_string(), format!("localhost:{}", console.port())];
+        fanout
+            .args
+            .origins
+            .extend(names.map(|name| format!("http://{name}")));
         let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
         let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);
@@ -133,6 +151,7 @@ impl Up {
             data,
             feeds,
             ingest,
+            fanout,
             ready_file,
             spec,
             way,
@@ -144,7 +163,6 @@ impl Up {
 
     /// Starts everything in order and watches it.
     async fn live(self, supervisor: &mut Supervisor) -> Result<()> {
-        let address = |listener: &TcpListener| listener.local_addr().context("a lost listener");
         let place = announce::Place {
             http: address(&self.http)?,
             ws: address(&self.ws)?,
@@ -155,19 +173,20 @@ impl Up {
             server: self.way.server().cloned(),
         };
         let surface = &self.surface;
-        roles::serve_ops(supervisor, self.ops, surface);
+        process::serve_ops(supervisor, self.ops, surface);
         let laid = ground::lay(supervisor, surface, &self.way, &self.spec, &self.data);
         let Some(ground) = laid.await? else {
             return Ok(());
         };
-        let settings = self.way.settings(roles::INGEST.name)?;
-        roles::start(
-            supervisor,
-            &roles::INGEST,
-            settings,
-            &self.surface,
-            |cx, stop| ingest::run(self.ingest, cx, stop),
-        );
+        let settings = |role: Role| self.way.settings(role.name);
+        let role = roles::fanout_role(&self.fanout.args);
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            fanout::run(self.fanout, self.ws, cx, stop)
+        });
+        let role = roles::INGEST;
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            ingest::run(self.ingest, cx, stop)
+        });
         let ready = async {
             self.surface.health.ready().await;
             Ok(())
@@ -182,4 +201,8 @@ impl Up {
         )?;
         supervisor.watch().await
     }
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().context("a listener has no address")
 }

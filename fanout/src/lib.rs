@@ -52,6 +52,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Arguments of the fanout role.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Bytes of recent messages held for clients that come back
     #[arg(long, env = "TICKWIRE_RING_BYTES", default_value = "268435456")]

@@ -61,6 +61,7 @@ const MAX_PAYLOAD: usize = 250_000;
 
 /// Arguments of the ingest role.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The most bytes of ticks that wait while the broker is away
     #[arg(
