@@ -98,9 +98,12 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Writes a line to stdout.
-fn say(line: &str) -> Result<()> {
-    writeln!(io::stdout(), "{line}").context("stdout is closed")
+/// Writes to stdout, in one piece so that logs do not come between.
+fn say(text: &str) -> Result<()> {
+    let whole = format!("{text}\n");
+    io::stdout()
+        .write_all(whole.as_bytes())
+        .context("stdout is closed")
 }
 
 /// Every client is a file descriptor: takes as many as the system lets us.
