@@ -166,10 +166,12 @@ impl Reader {
             return self.feed.next().await;
         };
         loop {
+            let caught_up = self.feed.machine().is_caught_up();
             tokio::select! {
                 biased;
                 event = self.feed.next() => return event,
-                epoch = epochs.next() => {
+                // Until then each consumer has asked for the epoch itself.
+                epoch = epochs.next(), if caught_up => {
                     if self.feed.machine().epoch().is_some_and(|known| epoch > known) {
                         self.feed.recheck("the epoch has changed");
                     }

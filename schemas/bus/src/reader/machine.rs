@@ -122,6 +122,10 @@ impl Machine {
         (self.head, self.head_time)
     }
 
+    pub(super) const fn is_caught_up(&self) -> bool {
+        self.epoch.is_some() && self.goal.is_none()
+    }
+
     pub(super) const fn lag(&self) -> u64 {
         self.lag
     }
