@@ -36,7 +36,8 @@ pub type Connector = Arc<
 /// Where the broker is and how to log in.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NatsArgs {
-    /// The broker's address, port 4222 of this machine by default; several are separated by commas
+    /// The broker's address; several are separated by commas. Without one, `up` starts its own and a
+    /// single role looks on this machine
     #[arg(long, env = "TICKWIRE_NATS_URL")]
     pub nats_url: Option<String>,
 
