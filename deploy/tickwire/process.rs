@@ -99,7 +99,7 @@ pub(crate) fn start<F, Run>(
     F: Future<Output = Result<()>> + Send,
 {
     let surface = surface.clone();
-    let started = surface.health.check(role.name);
+    let started = surface.health.check(&format!("start.{}", role.name));
     supervisor.start(role.name, role.grace, move |stop| async move {
         let cx = tokio::select! {
             () = stop.cancelled() => return Ok(()),
