@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Recorder (JetStream to database) and HTTP: history, latest values, the console page.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`store`] | the seam to databases, and its implementations |
+//! | [`recorder`] | writes every recorded tick once |
+//! | [`server`] | answers over HTTP |
+
+pub mod recorder;
+pub mod server;
+pub mod store;

@@ -11,12 +11,14 @@
 //! | [`tick`] | every kind of tick |
 //! | [`codec`] | MessagePack and JSON, and the transcoder between them |
 //! | [`ws`] | the WebSocket protocol |
+//! | [`continuity`] | the client's rule: nothing was missed |
 //!
 //! No I/O and no async: CI builds and tests this crate alone.
 
 #![deny(missing_docs)]
 
 pub mod codec;
+pub mod continuity;
 pub mod decimal;
 pub mod id;
 pub mod position;

@@ -1,0 +1,280 @@
+//! From JetStream to the database: every recorded tick once, in transactions, at any pace.
+//!
+//! Live delivery never waits for this. If the database fails, nothing is fetched any more; the
+//! stream keeps what is not acknowledged, and delivers it again.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{self, Message};
+use bus::{epoch, stream};
+use futures_util::StreamExt;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use schemas::codec;
+use schemas::position::{Epoch, StreamSeq};
+use schemas::time::UnixNanos;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::store::sqlite::content;
+use crate::store::{Content, Row, TickStore};
+
+/// The durable consumer that all recorders share.
+const CONSUMER: &str = "recorder";
+/// The most messages of one transaction.
+const BATCH: usize = 2_000;
+/// How long a batch is gathered.
+const GATHER: Duration = Duration::from_millis(250);
+/// How often progress is noted.
+const PROGRESS: Duration = Duration::from_millis(250);
+/// The longest pause between two tries on a failing database or broker.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the recorder runs with.
+#[derive(Clone, Debug)]
+pub struct Config<S> {
+    /// The stream.
+    pub stream: String,
+    /// Where ticks go.
+    pub store: S,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Metrics {
+    rows: Counter,
+    dead_letters: Counter,
+    transactions: Counter,
+    failures: Counter,
+    floor: Gauge,
+    pending: Gauge<u64, AtomicU64>,
+}
+
+impl Metrics {
+    fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("tickwire_recorder");
+        let metrics = Self::default();
+        registry.register("rows", "Messages stored", metrics.rows.clone());
+        registry.register(
+            "dead_letters",
+            "Messages that are no ticks",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "transactions",
+            "Transactions committed",
+            metrics.transactions.clone(),
+        );
+        registry.register(
+            "failures",
+            "Transactions that failed",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "floor",
+            "Everything up to this sequence is stored",
+            metrics.floor.clone(),
+        );
+        registry.register(
+            "pending",
+            "Messages of the stream not stored yet",
+            metrics.pending.clone(),
+        );
+        metrics
+    }
+}
+
+struct Recorder<S> {
+    config: Config<S>,
+    cx: daemon::Context,
+    metrics: Metrics,
+    check: daemon::health::Check,
+    noted: Option<(Epoch, StreamSeq)>,
+}
+
+/// Records until `stop`.
+///
+/// # Errors
+///
+/// Nothing that may pass by itself: trouble with broker or database is waited out.
+pub async fn run<S: TickStore>(
+    config: Config<S>,
+    cx: daemon::Context,
+    stop: CancellationToken,
+) -> Result<()> {
+    let metrics = cx.register(Metrics::new);
+    let check = cx.health.check("recorder");
+    check.down("starting");
+    let mut recorder = Recorder {
+        config,
+        cx,
+        metrics,
+        check,
+        noted: None,
+    };
+    let mut failures: u32 = 0;
+    loop {
+        let session = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            session = recorder.session(&mut failures) => session,
+        };
+        let Err(problem) = session;
+        failures = failures.saturating_add(1);
+        let pause = (Duration::from_millis(200) * (1 << failures.min(6))).min(LONGEST_PAUSE);
+        warn!(
+            problem = format!("{problem:#}"),
+            pause_ms = pause.as_millis(),
+            "recording waits"
+        );
+        recorder.check.down(format!("{problem:#}"));
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+type Never = std::convert::Infallible;
+
+impl<S: TickStore> Recorder<S> {
+    /// Records until something fails.
+    async fn session(&mut self, failures: &mut u32) -> Result<Never> {
+        let name = self.config.stream.clone();
+        let context = jetstream::new(self.cx.client.clone());
+        let state = stream::state(&self.cx.client, &name).await?;
+        let epoch = epoch::current(&self.cx.client, &name, state.created).await?;
+        let consumer: PullConsumer = context
+            .get_consumer_from_stream(CONSUMER, &name)
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}"))
+            .context("the durable consumer cannot be read")?;
+        info!(stream = name, %epoch, "recording");
+        let mut noted_at = Instant::now();
+        loop {
+            let messages = fetch(&consumer).await?;
+            if !messages.is_empty() {
+                self.store(epoch, messages).await?;
+            }
+            *failures = 0;
+            self.check.ok();
+            if noted_at.elapsed() >= PROGRESS {
+                noted_at = Instant::now();
+                self.note_progress(&consumer, epoch).await?;
+            }
+        }
+    }
+
+    async fn store(&self, epoch: Epoch, messages: Vec<Message>) -> Result<()> {
+        let mut rows = Vec::with_capacity(messages.len());
+        for message in &messages {
+            let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let seq = StreamSeq::new(info.stream_sequence);
+            let refreshed = |tick: &schemas::tick::Tick| {
+                tick.head().flags.contains(&schemas::tick::Flag::Refresh)
+            };
+            let content = match codec::from_msgpack(&message.payload) {
+                Ok(tick) if refreshed(&tick) => continue,
+                Ok(tick) => content(&tick),
+                Err(problem) => {
+                    self.metrics.dead_letters.inc();
+                    let subject = message.subject.to_string();
+                    warn!(subject, seq = seq.get(), %problem, "not a tick: kept as a dead letter");
+                    Content::DeadLetter {
+                        subject,
+                        problem: problem.to_string(),
+                    }
+                }
+            };
+            rows.push(Row {
+                seq,
+                content,
+                payload: message.payload.clone(),
+            });
+        }
+        if let Err(error) = self.config.store.record(epoch, &rows).await {
+            self.metrics.failures.inc();
+            return Err(error).context("nothing is lost, the stream keeps it");
+        }
+        self.metrics
+            .rows
+            .inc_by(u64::try_from(rows.len()).unwrap_or(0));
+        self.metrics.transactions.inc();
+        for message in messages {
+            message
+                .ack()
+                .await
+                .map_err(|error| anyhow::anyhow!("{error}"))
+                .context("acknowledging")?;
+        }
+        Ok(())
+    }
+
+    /// Notes everything up to which all recorded kinds are stored.
+    async fn note_progress(&mut self, consumer: &PullConsumer, epoch: Epoch) -> Result<()> {
+        // Read before the consumer's state: whatever was stored by now is pending there, or done.
+        let state = stream::state(&self.cx.client, &self.config.stream).await?;
+        let info = consumer
+            .get_info()
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
+        self.metrics
+            .pending
+            .set(info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0));
+        let idle = info.num_pending == 0 && info.num_ack_pending == 0;
+        let floor = if idle {
+            state.last_seq
+        } else {
+            StreamSeq::new(info.ack_floor.stream_sequence)
+        };
+        let behind = self
+            .noted
+            .is_some_and(|(of, noted)| of == epoch && noted >= floor);
+        if behind || floor == StreamSeq::ZERO {
+            return Ok(());
+        }
+        let at = stream::message_at(&self.cx.client, &self.config.stream, floor).await?;
+        let at = at.map_or(UnixNanos::EPOCH, |stored| stored.time);
+        self.config
+            .store
+            .advance(&self.config.stream, epoch, floor, at)
+            .await?;
+        self.noted = Some((epoch, floor));
+        self.metrics
+            .floor
+            .set(i64::try_from(floor.get()).unwrap_or(i64::MAX));
+        debug!(floor = floor.get(), "progress");
+        Ok(())
+    }
+}
+
+async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
+    let mut batch: pull::Batch = consumer
+        .fetch()
+        .max_messages(BATCH)
+        .expires(GATHER)
+        .messages()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))
+        .context("fetching")?;
+    let mut messages = Vec::new();
+    loop {
+        let next = timeout(GATHER * 8, batch.next())
+            .await
+            .context("the broker does not answer a fetch")?;
+        match next {
+            Some(Ok(message)) => messages.push(message),
+            Some(Err(error)) => {
+                // What came before the trouble is good.
+                if messages.is_empty() {
+                    return Err(anyhow::anyhow!("{error}")).context("fetching");
+                }
+                return Ok(messages);
+            }
+            None => return Ok(messages),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Errors as `application/problem+json` (RFC 9457): what is wrong, which parameter, which limit.
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bus::api::ApiError;
+use serde_json::json;
+use tracing::error;
+
+use crate::store::StoreError;
+
+/// Why a request was not answered as asked.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+    parameter: Option<String>,
+}
+
+impl Problem {
+    /// A parameter that is missing or wrong.
+    pub(super) fn parameter(name: &str, detail: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            title: "a parameter is wrong",
+            detail: detail.into(),
+            parameter: Some(name.to_owned()),
+        }
+    }
+
+    /// Nothing is there.
+    pub(super) fn not_found(detail: &str) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            title: "no such resource",
+            detail: detail.to_owned(),
+            parameter: None,
+        }
+    }
+
+    /// Something that is needed does not answer now.
+    pub(super) fn unavailable(detail: &str) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "try again later",
+            detail: detail.to_owned(),
+            parameter: None,
+        }
+    }
+
+    /// A fault of ours.
+    pub(super) fn internal() -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            title: "internal error",
+            detail: "the request id leads to the cause in the server's log".to_owned(),
+            parameter: None,
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(problem: StoreError) -> Self {
+        error!(%problem, "history cannot be read");
+        Self::unavailable("the database does not answer")
+    }
+}
+
+impl From<&ApiError> for Problem {
+    fn from(problem: &ApiError) -> Self {
+        error!(%problem, "latest values cannot be read");
+        Self::unavailable("the broker does not answer")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if let (Some(parameter), Some(fields)) = (self.parameter, body.as_object_mut()) {
+            fields.insert("parameter".to_owned(), json!(parameter));
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,237 @@
+//! The store seam: what the recorder writes and the HTTP side reads. One implementation per database.
+
+pub mod sqlite;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::time::UnixNanos;
+
+/// The kinds that are recorded; forming bars and books are not.
+pub const RECORDED: [Kind; 9] = [
+    Kind::Trade,
+    Kind::Quote,
+    Kind::Status,
+    Kind::Flow,
+    Kind::Feed,
+    Kind::Index,
+    Kind::Bar,
+    Kind::Stat,
+    Kind::Inst,
+];
+
+/// The stream's subjects that the recorder's consumer receives.
+pub fn recorded_subjects() -> Vec<String> {
+    RECORDED
+        .map(|kind| format!("{}{kind}.>", schemas::subject::STORED))
+        .into()
+}
+
+/// A message to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its position.
+    pub seq: StreamSeq,
+    /// What it is.
+    pub content: Content,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// What a message is, as far as storing goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// One of many of its topic.
+    Event {
+        /// Kind.
+        kind: Kind,
+        /// Venue.
+        venue: Venue,
+        /// Symbol.
+        symbol: Symbol,
+        /// Event time, or receive time.
+        at: UnixNanos,
+    },
+    /// A bar: the latest of its start counts.
+    Bar {
+        /// Venue.
+        venue: Venue,
+        /// Symbol.
+        symbol: Symbol,
+        /// Length.
+        interval: Interval,
+        /// Start.
+        at: UnixNanos,
+    },
+    /// A state: the latest of its topic counts.
+    State {
+        /// Kind.
+        kind: Kind,
+        /// Venue.
+        venue: Venue,
+        /// Symbol.
+        symbol: Symbol,
+    },
+    /// No tick.
+    DeadLetter {
+        /// Its subject.
+        subject: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// A stored message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Place in time.
+    pub at: UnixNanos,
+    /// Epoch of its position.
+    pub epoch: Epoch,
+    /// Its position.
+    pub seq: StreamSeq,
+    /// The tick in MessagePack.
+    pub payload: Bytes,
+}
+
+/// How far a stream is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Everything of the recorded kinds up to here is stored.
+    pub floor: Cursor,
+}
+
+/// Which rows are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Series {
+    /// Events of one topic.
+    Events(Kind, Venue, Symbol),
+    /// Bars of one topic.
+    Bars(Venue, Symbol, Interval),
+}
+
+/// A place between rows: time, epoch, sequence.
+pub type Place = (UnixNanos, Epoch, StreamSeq);
+
+/// A page of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Whose.
+    pub series: Series,
+    /// From here, inclusive.
+    pub from: UnixNanos,
+    /// To here, exclusive.
+    pub to: UnixNanos,
+    /// Newest first.
+    pub descending: bool,
+    /// Behind this row of the page before.
+    pub after: Option<Place>,
+    /// At most so many rows.
+    pub limit: u32,
+}
+
+/// Rows, and how far the stream was recorded when they were read: one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<Found>,
+    /// How far; `None` before anything was recorded.
+    pub progress: Option<Progress>,
+}
+
+/// Why the store could not do what was asked; it may be able to later.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused or failed.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The database's tables could not be brought up to date.
+    #[error("database tables: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A stored value is not what was written.
+    #[error("stored {field} {value:?} is damaged")]
+    Damaged {
+        /// Which.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+    },
+}
+
+/// A database of ticks.
+pub trait TickStore: Send + Sync {
+    /// Stores messages of one epoch in one transaction; storing them again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; nothing of the batch is then stored.
+    fn record(
+        &self,
+        epoch: Epoch,
+        rows: &[Row],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Notes how far a stream is recorded. It never goes back within an epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn advance(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        floor: StreamSeq,
+        at: UnixNanos,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Reads a page of history and the progress of `stream` in one snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn page(
+        &self,
+        stream: &str,
+        range: &Range,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Reads rows of a topic by position, in `(after, until]`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn by_position(
+        &self,
+        series: &Series,
+        epoch: Epoch,
+        span: (StreamSeq, StreamSeq),
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
+
+    /// Reads instruments in order of venue and symbol, behind `after`, whose symbol contains `search`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn instruments(
+        &self,
+        venue: Option<&Venue>,
+        search: &str,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
+
+    /// Counts dead letters.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn dead_letters(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+}
+
+#[cfg(test)]
+mod tests;

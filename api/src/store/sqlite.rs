@@ -1,0 +1,348 @@
+//! `SQLite`: one writer, many readers, write-ahead log.
+//!
+//! `synchronous = NORMAL`: a crash of the process loses nothing that was committed; a power cut may
+//! lose the last transactions, which the broker then delivers again, because progress is lost with
+//! them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use schemas::id::{Kind, Symbol, Venue};
+use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::time::UnixNanos;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
+
+use super::{Content, Found, Page, Place, Progress, Range, Row, Series, StoreError, TickStore};
+
+/// How long a statement waits for a lock.
+const BUSY: Duration = Duration::from_secs(5);
+/// Connections that read.
+const READERS: u32 = 4;
+
+/// A history in one file.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Sqlite {
+    /// Opens the file, creating it and its tables if need be. `max_bytes` bounds its size.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn open(path: &Path, max_bytes: Option<u64>) -> Result<Self, StoreError> {
+        let mut options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY);
+        if let Some(bytes) = max_bytes {
+            options = options.pragma("max_page_count", (bytes / 4_096).to_string());
+        }
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
+        sqlx::migrate!("migrations/sqlite").run(&writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(BUSY)
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok(Self { writer, readers })
+    }
+}
+
+fn int(seq: StreamSeq) -> i64 {
+    i64::try_from(seq.get()).unwrap_or(i64::MAX)
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    epoch: Epoch,
+    row: &Row,
+) -> Result<(), sqlx::Error> {
+    let (created, generation) = (epoch.created().get(), i64::from(epoch.generation()));
+    let query = match &row.content {
+        Content::Event { kind, venue, symbol, at } => sqlx::query(
+            "INSERT INTO events (kind, venue, symbol, at, created, gen, s, payload)
+             VALUES (?4, ?5, ?6, ?7, ?1, ?2, ?3, ?8) ON CONFLICT DO NOTHING",
+        )
+        .bind(created)
+        .bind(generation)
+        .bind(int(row.seq))
+        .bind(kind.as_str())
+        .bind(venue.as_str())
+        .bind(symbol.as_str())
+        .bind(at.get()),
+        Content::Bar { venue, symbol, interval, at } => sqlx::query(
+            "INSERT INTO bars (venue, symbol, iv, at, created, gen, s, payload)
+             VALUES (?4, ?5, ?6, ?7, ?1, ?2, ?3, ?8)
+             ON CONFLICT DO UPDATE SET created = ?1, gen = ?2, s = ?3, payload = ?8
+             WHERE (excluded.created, excluded.gen, excluded.s) > (bars.created, bars.gen, bars.s)",
+        )
+        .bind(created)
+        .bind(generation)
+        .bind(int(row.seq))
+        .bind(venue.as_str())
+        .bind(symbol.as_str())
+        .bind(interval.as_str())
+        .bind(at.get()),
+        Content::State { kind, venue, symbol } => sqlx::query(
+            "INSERT INTO states (kind, venue, symbol, created, gen, s, payload)
+             VALUES (?4, ?5, ?6, ?1, ?2, ?3, ?7)
+             ON CONFLICT DO UPDATE SET created = ?1, gen = ?2, s = ?3, payload = ?7
+             WHERE (excluded.created, excluded.gen, excluded.s) > (states.created, states.gen, states.s)",
+        )
+        .bind(created)
+        .bind(generation)
+        .bind(int(row.seq))
+        .bind(kind.as_str())
+        .bind(venue.as_str())
+        .bind(symbol.as_str()),
+        Content::DeadLetter { subject, problem } => sqlx::query(
+            "INSERT INTO dead_letters (created, gen, s, subject, problem, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+        )
+        .bind(created)
+        .bind(generation)
+        .bind(int(row.seq))
+        .bind(subject)
+        .bind(problem),
+    };
+    query.bind(row.payload.as_ref()).execute(connection).await?;
+    Ok(())
+}
+
+fn epoch_of(row: &SqliteRow) -> Result<Epoch, StoreError> {
+    let generation: i64 = row.try_get("gen")?;
+    let generation = u32::try_from(generation).map_err(|_| StoreError::Damaged {
+        field: "gen",
+        value: generation.to_string(),
+    })?;
+    Ok(Epoch::new(
+        UnixNanos::new(row.try_get("created")?),
+        generation,
+    ))
+}
+
+fn seq_of(row: &SqliteRow, field: &'static str) -> Result<StreamSeq, StoreError> {
+    let seq: i64 = row.try_get(field)?;
+    let seq = u64::try_from(seq).map_err(|_| StoreError::Damaged {
+        field,
+        value: seq.to_string(),
+    })?;
+    Ok(StreamSeq::new(seq))
+}
+
+fn found(row: &SqliteRow) -> Result<Found, StoreError> {
+    let payload: Vec<u8> = row.try_get("payload")?;
+    Ok(Found {
+        at: UnixNanos::new(row.try_get("at")?),
+        epoch: epoch_of(row)?,
+        seq: seq_of(row, "s")?,
+        payload: payload.into(),
+    })
+}
+
+/// Table, conditions on the key, and the values for them.
+fn key_of(series: &Series) -> (&'static str, &'static str, [&str; 3]) {
+    match series {
+        Series::Events(kind, venue, symbol) => (
+            "events",
+            "kind = ?1 AND venue = ?2 AND symbol = ?3",
+            [kind.as_str(), venue.as_str(), symbol.as_str()],
+        ),
+        Series::Bars(venue, symbol, interval) => (
+            "bars",
+            "venue = ?1 AND symbol = ?2 AND iv = ?3",
+            [venue.as_str(), symbol.as_str(), interval.as_str()],
+        ),
+    }
+}
+
+impl TickStore for Sqlite {
+    async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
+        let mut connection = self.writer.acquire().await?;
+        let stored = async {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            for row in rows {
+                insert(&mut transaction, epoch, row).await?;
+            }
+            transaction.commit().await
+        };
+        if let Err(problem) = stored.await {
+            // A full disk ends the transaction behind the driver's back: nothing that it believes
+            // about this connection holds any more.
+            connection.close().await?;
+            return Err(problem.into());
+        }
+        Ok(())
+    }
+
+    async fn advance(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        floor: StreamSeq,
+        at: UnixNanos,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO progress (stream, created, gen, floor, at) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET created = ?2, gen = ?3, floor = ?4, at = ?5
+             WHERE (excluded.created, excluded.gen, excluded.floor) > (progress.created, progress.gen, progress.floor)",
+        )
+        .bind(stream)
+        .bind(epoch.created().get())
+        .bind(i64::from(epoch.generation()))
+        .bind(int(floor))
+        .bind(at.get())
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
+        let (table, key, values) = key_of(&range.series);
+        let (order, beyond) = if range.descending {
+            ("DESC", "<")
+        } else {
+            ("ASC", ">")
+        };
+        let sql = format!(
+            "SELECT at, created, gen, s, payload FROM {table}
+             WHERE {key} AND at >= ?4 AND at < ?5
+               AND (?6 IS NULL OR (at, created, gen, s) {beyond} (?6, ?7, ?8, ?9))
+             ORDER BY at {order}, created {order}, gen {order}, s {order} LIMIT ?10"
+        );
+        let after: Option<Place> = range.after;
+        let mut snapshot = self.readers.begin().await?;
+        let progress =
+            sqlx::query("SELECT created, gen, floor, at FROM progress WHERE stream = ?1")
+                .bind(stream)
+                .fetch_optional(&mut *snapshot)
+                .await?;
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for value in values {
+            query = query.bind(value);
+        }
+        let rows = query
+            .bind(range.from.get())
+            .bind(range.to.get())
+            .bind(after.map(|(at, _, _)| at.get()))
+            .bind(after.map(|(_, epoch, _)| epoch.created().get()))
+            .bind(after.map(|(_, epoch, _)| i64::from(epoch.generation())))
+            .bind(after.map(|(_, _, seq)| int(seq)))
+            .bind(i64::from(range.limit))
+            .fetch_all(&mut *snapshot)
+            .await?;
+        let progress = progress.map(|row| {
+            let floor = seq_of(&row, "floor")?;
+            let at = UnixNanos::new(row.try_get("at")?);
+            Ok::<_, StoreError>(Progress {
+                epoch: epoch_of(&row)?,
+                floor: Cursor::new(floor, at),
+            })
+        });
+        Ok(Page {
+            rows: rows.iter().map(found).collect::<Result<_, _>>()?,
+            progress: progress.transpose()?,
+        })
+    }
+
+    async fn by_position(
+        &self,
+        series: &Series,
+        epoch: Epoch,
+        (after, until): (StreamSeq, StreamSeq),
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        let (table, key, values) = key_of(series);
+        let sql = format!(
+            "SELECT at, created, gen, s, payload FROM {table}
+             WHERE {key} AND created = ?4 AND gen = ?5 AND s > ?6 AND s <= ?7 ORDER BY s LIMIT ?8"
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for value in values {
+            query = query.bind(value);
+        }
+        let rows = query
+            .bind(epoch.created().get())
+            .bind(i64::from(epoch.generation()))
+            .bind(int(after))
+            .bind(int(until))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(found).collect()
+    }
+
+    async fn instruments(
+        &self,
+        venue: Option<&Venue>,
+        search: &str,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT 0 AS at, created, gen, s, payload FROM states
+             WHERE kind = ?1 AND (?2 IS NULL OR venue = ?2) AND instr(lower(symbol), lower(?3)) > 0
+               AND (?4 IS NULL OR (venue, symbol) > (?4, ?5))
+             ORDER BY venue, symbol LIMIT ?6",
+        )
+        .bind(Kind::Inst.as_str())
+        .bind(venue.map(Venue::as_str))
+        .bind(search)
+        .bind(after.map(|(venue, _)| venue))
+        .bind(after.map(|(_, symbol)| symbol))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(found).collect()
+    }
+
+    async fn dead_letters(&self) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM dead_letters")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
+/// What is stored of a tick.
+pub(crate) fn content(tick: &schemas::tick::Tick) -> Content {
+    let head = tick.head();
+    let (venue, symbol): (Venue, Symbol) = (head.venue.clone(), head.symbol.clone());
+    match tick {
+        schemas::tick::Tick::Bar(bar) => Content::Bar {
+            venue,
+            symbol,
+            interval: bar.interval,
+            at: bar.start,
+        },
+        schemas::tick::Tick::Stat(_) | schemas::tick::Tick::Inst(_) => Content::State {
+            kind: tick.kind(),
+            venue,
+            symbol,
+        },
+        schemas::tick::Tick::Trade(_)
+        | schemas::tick::Tick::Quote(_)
+        | schemas::tick::Tick::Book(_)
+        | schemas::tick::Tick::Form(_)
+        | schemas::tick::Tick::Index(_)
+        | schemas::tick::Tick::Flow(_)
+        | schemas::tick::Tick::Status(_)
+        | schemas::tick::Tick::Feed(_) => Content::Event {
+            kind: tick.kind(),
+            venue,
+            symbol,
+            at: head.event.unwrap_or(head.received),
+        },
+    }
+}

@@ -1,0 +1,399 @@
+//! The client's rule: what to take, what to drop, and how to prove that nothing was missed. Pure.
+//!
+//! Per topic there is one position. A message with `s` at or below it was seen; one whose `p` is at
+//! or below it follows without a hole; any other one shows that something is missing, and the
+//! topic must be subscribed again from its position. Whatever the server leaves out on purpose it
+//! declares, and a declaration moves the position.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::position::{Cursor, Epoch, StreamSeq};
+use crate::topic::Pattern;
+use crate::ws::{From, ServerMessage};
+
+/// What a message means to the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A tick that is new: use it.
+    Deliver,
+    /// Seen before, or of a topic that is being subscribed again: ignore it.
+    Drop,
+    /// Something is missing before this tick: ignore it, and subscribe its topic again from
+    /// [`Continuity::resume`].
+    Hole,
+    /// Messages were left out on purpose, and the server says so.
+    Declared,
+    /// Positions are void: what is known may be of another history. Snapshots follow.
+    Void,
+    /// Nothing about ticks.
+    Other,
+}
+
+/// How often each thing happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Ticks to use.
+    pub delivered: u64,
+    /// Ticks seen before.
+    pub duplicates: u64,
+    /// Holes: each was repaired by a new subscription, or is being repaired.
+    pub holes: u64,
+    /// Gaps that the server declared.
+    pub gaps: u64,
+    /// Omissions of state values that the server declared.
+    pub skips: u64,
+    /// Times that positions became void.
+    pub resets: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    name: String,
+    epoch: Epoch,
+    /// The latest cursor: a position for every topic held when it came.
+    cursor: Option<Cursor>,
+}
+
+/// A pattern that is held: topics that are not known yet begin at its start.
+#[derive(Clone, Debug)]
+struct Held {
+    pattern: Pattern,
+    stream: String,
+    start: StreamSeq,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Topic {
+    stream: usize,
+    pos: StreamSeq,
+    /// Subscribed again, and not acknowledged yet: everything until then is ignored.
+    repairing: bool,
+}
+
+/// The state of one client, over any number of connections.
+#[derive(Clone, Debug, Default)]
+pub struct Continuity {
+    streams: Vec<Stream>,
+    topics: BTreeMap<String, Topic>,
+    patterns: Vec<Held>,
+    /// Positions sent with subscriptions that are not acknowledged yet.
+    asked: BTreeMap<u64, BTreeMap<String, From>>,
+    counts: Counts,
+}
+
+impl Continuity {
+    /// A client that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How often each thing happened.
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether nothing is missing at the moment.
+    pub fn is_good(&self) -> bool {
+        self.topics.values().all(|topic| !topic.repairing)
+    }
+
+    /// Where a topic stands.
+    pub fn position(&self, topic: &str) -> Option<StreamSeq> {
+        let topic = self.topics.get(topic)?;
+        Some(topic.pos.max(self.floor(topic.stream)))
+    }
+
+    /// What every topic of a stream has reached.
+    fn floor(&self, stream: usize) -> StreamSeq {
+        let cursor = self.streams.get(stream).and_then(|stream| stream.cursor);
+        cursor.map_or(StreamSeq::ZERO, Cursor::seq)
+    }
+
+    /// Says that a subscription is sent under this id, going on at these positions: they count
+    /// where the acknowledgement would otherwise start topics at the head.
+    pub fn subscribing(&mut self, id: u64, from: BTreeMap<String, From>) {
+        self.asked.insert(id, from);
+    }
+
+    /// Says that these topics, or everything if `None`, are subscribed again from
+    /// [`Continuity::resume`]: nothing of them counts until the acknowledgement.
+    pub fn resubscribed(&mut self, topics: Option<&[String]>) {
+        for (text, topic) in &mut self.topics {
+            if topics.is_none_or(|topics| topics.contains(text)) {
+                topic.repairing = true;
+            }
+        }
+    }
+
+    /// The `from` of a subscription that goes on here: of these topics, or of all if `None`.
+    pub fn resume(&self, topics: Option<&BTreeSet<String>>) -> BTreeMap<String, From> {
+        let mut from = BTreeMap::new();
+        for (index, stream) in self.streams.iter().enumerate() {
+            let wanted = |text: &String| topics.is_none_or(|topics| topics.contains(text));
+            let own = self
+                .topics
+                .iter()
+                .filter(|(text, topic)| topic.stream == index && wanted(text));
+            let s: BTreeMap<String, StreamSeq> = own
+                .map(|(text, topic)| (text.clone(), topic.pos.max(self.floor(index))))
+                .collect();
+            let c = stream.cursor.filter(|_| topics.is_none());
+            if c.is_some() || !s.is_empty() {
+                from.insert(
+                    stream.name.clone(),
+                    From {
+                        e: stream.epoch,
+                        c,
+                        s,
+                    },
+                );
+            }
+        }
+        from
+    }
+
+    /// Takes a server message.
+    pub fn take<D>(&mut self, message: &ServerMessage<D>) -> Verdict {
+        match message {
+            ServerMessage::Welcome { streams, .. } => self.welcome(streams),
+            ServerMessage::Ack { id, ok, .. } => {
+                let asked = id.and_then(|id| self.asked.remove(&id)).unwrap_or_default();
+                for accepted in ok {
+                    self.acknowledged(&accepted.c, &accepted.pos, &asked);
+                }
+                Verdict::Other
+            }
+            ServerMessage::Snap { c, s, x, .. } => self.snapshot(c, *s, index(*x)),
+            ServerMessage::D { c, s, p, x, .. } => self.tick(c, *s, *p, index(*x)),
+            ServerMessage::Skip { i, x } => {
+                for skipped in i {
+                    self.counts.skips += 1;
+                    self.raise(&skipped.0, skipped.1, index(*x));
+                }
+                Verdict::Declared
+            }
+            ServerMessage::Gap { c, to, x, .. } => {
+                self.counts.gaps += 1;
+                self.raise(c, *to, index(*x));
+                Verdict::Declared
+            }
+            ServerMessage::Reset { st, c, e } => {
+                self.reset(st.as_deref(), c.as_deref(), *e);
+                Verdict::Void
+            }
+            ServerMessage::Hb { cur, .. } => {
+                for (name, cursor) in cur {
+                    self.advance(name, *cursor);
+                }
+                Verdict::Other
+            }
+            ServerMessage::End { c, .. } => {
+                self.topics.remove(c);
+                Verdict::Other
+            }
+            ServerMessage::Drain { .. }
+            | ServerMessage::Pong { .. }
+            | ServerMessage::Err { .. } => Verdict::Other,
+        }
+    }
+
+    fn welcome(&mut self, streams: &[crate::ws::StreamInfo]) -> Verdict {
+        let mut void = false;
+        let mut renumbered = Vec::with_capacity(streams.len());
+        for info in streams {
+            let known = self
+                .streams
+                .iter()
+                .find(|known| known.name == info.name && known.epoch == info.e);
+            void |= known.is_none() && self.streams.iter().any(|known| known.name == info.name);
+            renumbered.push(known.cloned().unwrap_or_else(|| Stream {
+                name: info.name.clone(),
+                epoch: info.e,
+                cursor: None,
+            }));
+        }
+        // The server answers a position of another epoch with a reset; until then the old one is
+        // kept, so that the resumption names it.
+        if void {
+            return Verdict::Other;
+        }
+        let names: Vec<String> = self
+            .streams
+            .iter()
+            .map(|stream| stream.name.clone())
+            .collect();
+        for topic in self.topics.values_mut() {
+            let name = names.get(topic.stream);
+            topic.stream = renumbered
+                .iter()
+                .position(|stream| Some(&stream.name) == name)
+                .unwrap_or(usize::MAX);
+        }
+        self.streams = renumbered;
+        Verdict::Other
+    }
+
+    fn acknowledged(
+        &mut self,
+        text: &str,
+        heads: &BTreeMap<String, StreamSeq>,
+        asked: &BTreeMap<String, From>,
+    ) {
+        let pattern = text
+            .contains(['*', '>'])
+            .then(|| text.parse::<Pattern>().ok())
+            .flatten();
+        let matches = |topic: &str| {
+            pattern
+                .as_ref()
+                .map_or(topic == text, |pattern| pattern.matches(topic))
+        };
+        for (topic, held) in &mut self.topics {
+            if matches(topic) {
+                held.repairing = false;
+            }
+        }
+        for (name, head) in heads {
+            let Some(index) = self.streams.iter().position(|stream| stream.name == *name) else {
+                continue;
+            };
+            let start = asked.get(name).map_or(*head, |from| {
+                let own = from.s.get(text).copied().unwrap_or(StreamSeq::ZERO);
+                own.max(from.c.map_or(StreamSeq::ZERO, Cursor::seq))
+            });
+            if let Some(pattern) = &pattern {
+                let known = self
+                    .patterns
+                    .iter()
+                    .any(|held| held.pattern == *pattern && held.stream == *name);
+                if !known {
+                    self.patterns.push(Held {
+                        pattern: pattern.clone(),
+                        stream: name.clone(),
+                        start,
+                    });
+                }
+            } else if !self.topics.contains_key(text) {
+                self.topics.insert(
+                    text.to_owned(),
+                    Topic {
+                        stream: index,
+                        pos: start,
+                        repairing: false,
+                    },
+                );
+            }
+        }
+    }
+
+    fn entry(&mut self, text: &str, stream: usize) -> &mut Topic {
+        if !self.topics.contains_key(text) {
+            let name = self
+                .streams
+                .get(stream)
+                .map_or("", |stream| stream.name.as_str());
+            let covering = self
+                .patterns
+                .iter()
+                .filter(|held| held.stream == name && held.pattern.matches(text));
+            // Held since the earliest of them.
+            let pos = covering
+                .map(|held| held.start)
+                .min()
+                .unwrap_or(StreamSeq::ZERO);
+            self.topics.insert(
+                text.to_owned(),
+                Topic {
+                    stream,
+                    pos,
+                    repairing: false,
+                },
+            );
+        }
+        let fresh = Topic {
+            stream,
+            pos: StreamSeq::ZERO,
+            repairing: false,
+        };
+        self.topics.entry(text.to_owned()).or_insert(fresh)
+    }
+
+    fn snapshot(&mut self, text: &str, s: StreamSeq, stream: usize) -> Verdict {
+        let floor = self.floor(stream);
+        let topic = self.entry(text, stream);
+        if topic.repairing || s <= topic.pos {
+            self.counts.duplicates += 1;
+            return Verdict::Drop;
+        }
+        topic.pos = s.max(floor);
+        self.counts.delivered += 1;
+        Verdict::Deliver
+    }
+
+    fn tick(&mut self, text: &str, s: StreamSeq, p: StreamSeq, stream: usize) -> Verdict {
+        let floor = self.floor(stream);
+        let topic = self.entry(text, stream);
+        if topic.repairing {
+            return Verdict::Drop;
+        }
+        let pos = topic.pos.max(floor);
+        if s <= pos {
+            self.counts.duplicates += 1;
+            return Verdict::Drop;
+        }
+        if p > pos {
+            topic.repairing = true;
+            self.counts.holes += 1;
+            return Verdict::Hole;
+        }
+        topic.pos = s;
+        self.counts.delivered += 1;
+        Verdict::Deliver
+    }
+
+    fn raise(&mut self, text: &str, to: StreamSeq, stream: usize) {
+        let topic = self.entry(text, stream);
+        if !topic.repairing {
+            topic.pos = topic.pos.max(to);
+        }
+    }
+
+    fn advance(&mut self, name: &str, cursor: Cursor) {
+        let repairing = self.topics.values().any(|topic| topic.repairing);
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.name == name) else {
+            return;
+        };
+        // While a topic is being repaired the promise does not cover what it ignores.
+        if !repairing && stream.cursor.is_none_or(|held| held.seq() <= cursor.seq()) {
+            stream.cursor = Some(cursor);
+        }
+    }
+
+    fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch) {
+        self.counts.resets += 1;
+        if let Some(topic) = topic.and_then(|topic| self.topics.get_mut(topic)) {
+            topic.pos = StreamSeq::ZERO;
+        }
+        let Some(name) = stream else { return };
+        let Some(index) = self.streams.iter().position(|known| known.name == name) else {
+            return;
+        };
+        if let Some(stream) = self.streams.get_mut(index) {
+            (stream.epoch, stream.cursor) = (epoch, None);
+        }
+        for held in self.patterns.iter_mut().filter(|held| held.stream == name) {
+            held.start = StreamSeq::ZERO;
+        }
+        for topic in self
+            .topics
+            .values_mut()
+            .filter(|topic| topic.stream == index)
+        {
+            topic.pos = StreamSeq::ZERO;
+        }
+    }
+}
+
+fn index(x: u32) -> usize {
+    usize::try_from(x).unwrap_or(usize::MAX)
+}
