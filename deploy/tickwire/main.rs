@@ -47,6 +47,10 @@ enum Command {
     Ingest(Box<roles::IngestArgs>),
     /// Serve WebSocket clients
     Fanout(Box<roles::FanoutArgs>),
+    /// Write ticks to the database
+    Recorder(Box<roles::RecorderArgs>),
+    /// Answer over HTTP, and show the console
+    Api(Box<roles::ApiArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
     /// Print the version
@@ -93,6 +97,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Up(args) => Box::pin(up::run(*args)).await,
         Command::Ingest(args) => Box::pin(roles::ingest(*args)).await,
         Command::Fanout(args) => Box::pin(roles::fanout(*args)).await,
+        Command::Recorder(args) => Box::pin(roles::recorder(*args)).await,
+        Command::Api(args) => Box::pin(roles::api(*args)).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
     }

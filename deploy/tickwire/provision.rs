@@ -6,20 +6,7 @@ use anyhow::{Context as _, Result};
 use bus::provision::StreamSpec;
 use daemon::nats::{self, NatsArgs};
 use daemon::ops::Surface;
-use schemas::id::Kind;
 use schemas::position::Epoch;
-
-/// What the database keeps; the recorder's consumer receives nothing else.
-const RECORDED: [Kind; 8] = [
-    Kind::Trade,
-    Kind::Quote,
-    Kind::Status,
-    Kind::Flow,
-    Kind::Feed,
-    Kind::Bar,
-    Kind::Stat,
-    Kind::Inst,
-];
 
 /// Which stream.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,7 +55,7 @@ impl StreamArgs {
             max_age_secs: self.retain_secs,
             max_bytes: self.retain_bytes,
             replicas: replicas.get(),
-            recorded: RECORDED.map(|kind| format!("tick.{kind}.>")).into(),
+            recorded: api::store::recorded_subjects(),
         }
     }
 }

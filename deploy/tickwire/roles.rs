@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use api::store::sqlite::Sqlite;
 
 use crate::process::{ProcessArgs, Role, alone, bind};
 use crate::provision::{StreamArgs, StreamName};
@@ -29,6 +30,20 @@ pub(crate) fn fanout_role(args: &fanout::Args) -> Role {
         grace: GRACE.saturating_add(spread),
     }
 }
+
+/// The role that writes the database.
+pub(crate) const RECORDER: Role = Role {
+    name: "recorder",
+    ops: 9103,
+    grace: GRACE,
+};
+
+/// The role that answers over HTTP.
+pub(crate) const API: Role = Role {
+    name: "api",
+    ops: 9104,
+    grace: GRACE,
+};
 
 /// Who a process is.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,6 +92,60 @@ pub(crate) struct FanoutArgs {
 
     #[command(flatten)]
     fanout: fanout::Args,
+
+    #[command(flatten)]
+    stream: StreamName,
+
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// The database.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// The file that history is stored in
+    #[arg(long, env = "TICKWIRE_STORE", default_value = "data/history.sqlite")]
+    store: PathBuf,
+
+    #[command(flatten)]
+    size: StoreSize,
+}
+
+/// How large the database may become.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct StoreSize {
+    /// The most bytes of history: recording waits when they are used up; as many as the disk has by
+    /// default
+    #[arg(long, env = "TICKWIRE_STORE_BYTES", value_parser = clap::value_parser!(u64).range(1_048_576..))]
+    store_bytes: Option<u64>,
+}
+
+/// Arguments of `tickwire recorder`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RecorderArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    #[command(flatten)]
+    stream: StreamName,
+
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// Arguments of `tickwire api`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ApiArgs {
+    /// Where the console and the HTTP API listen
+    #[arg(long, env = "TICKWIRE_HTTP", default_value = "127.0.0.1:8080")]
+    http: SocketAddr,
+
+    /// Where pages find the WebSocket
+    #[arg(long, env = "TICKWIRE_WS_URL", default_value = "ws://127.0.0.1:8081")]
+    ws_url: String,
+
+    #[command(flatten)]
+    store: StoreArgs,
 
     #[command(flatten)]
     stream: StreamName,
@@ -142,6 +211,53 @@ pub(crate) async fn fanout(args: FanoutArgs) -> Result<()> {
     };
     alone(role, args.process, |cx, stop| {
         fanout::run(config, listener, cx, stop)
+    })
+    .await
+}
+
+/// Opens the database.
+///
+/// # Errors
+///
+/// The file cannot be used.
+pub(crate) async fn open_store(path: &Path, size: StoreSize) -> Result<Sqlite> {
+    Sqlite::open(path, size.store_bytes)
+        .await
+        .with_context(|| format!("the database {} cannot be used", path.display()))
+}
+
+/// Runs the recorder alone.
+///
+/// # Errors
+///
+/// It cannot be started, or failed.
+pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
+    let store = open_store(&args.store.store, args.store.size).await?;
+    let config = api::recorder::Config {
+        stream: args.stream.stream,
+        store,
+    };
+    alone(RECORDER, args.process, |cx, stop| {
+        api::recorder::run(config, cx, stop)
+    })
+    .await
+}
+
+/// Runs the HTTP side alone.
+///
+/// # Errors
+///
+/// It cannot be started, or failed.
+pub(crate) async fn api(args: ApiArgs) -> Result<()> {
+    let listener = bind("--http", args.http).await?;
+    let store = open_store(&args.store.store, args.store.size).await?;
+    let config = api::server::Config {
+        stream: args.stream.stream,
+        store,
+        ws: args.ws_url,
+    };
+    alone(API, args.process, |cx, stop| {
+        api::server::run(config, listener, cx, stop)
     })
     .await
 }

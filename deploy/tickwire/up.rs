@@ -9,6 +9,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use api::store::sqlite::Sqlite;
 use bus::provision::StreamSpec;
 use daemon::nats::NatsArgs;
 use daemon::ops::Surface;
@@ -65,6 +66,9 @@ pub(crate) struct UpArgs {
     fanout: fanout::Args,
 
     #[command(flatten)]
+    size: roles::StoreSize,
+
+    #[command(flatten)]
     stream: StreamArgs,
 
     #[command(flatten)]
@@ -109,6 +113,7 @@ struct Up {
     feeds: PathBuf,
     ingest: ingest::Config,
     fanout: fanout::Config,
+    store: Sqlite,
     ready_file: Option<PathBuf>,
     spec: StreamSpec,
     way: Way,
@@ -145,6 +150,7 @@ impl Up {
         let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
         let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);
+        let store = roles::open_store(&data.join("history.sqlite"), args.size).await?;
         let (data, ready_file) = (data.to_owned(), args.ready_file.clone());
         Ok(Self {
             surface,
@@ -152,6 +158,7 @@ impl Up {
             feeds,
             ingest,
             fanout,
+            store,
             ready_file,
             spec,
             way,
@@ -179,6 +186,30 @@ impl Up {
             return Ok(());
         };
         let settings = |role: Role| self.way.settings(role.name);
+        let (stream, store) = (self.spec.name.clone(), self.store.clone());
+        let config = api::server::Config {
+            stream,
+            store,
+            ws: format!("ws://{}", place.ws),
+        };
+        process::start(
+            supervisor,
+            roles::API,
+            settings(roles::API)?,
+            surface,
+            |cx, stop| api::server::run(config, self.http, cx, stop),
+        );
+        let config = api::recorder::Config {
+            stream: self.spec.name,
+            store: self.store,
+        };
+        process::start(
+            supervisor,
+            roles::RECORDER,
+            settings(roles::RECORDER)?,
+            surface,
+            |cx, stop| api::recorder::run(config, cx, stop),
+        );
         let role = roles::fanout_role(&self.fanout.args);
         process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
             fanout::run(self.fanout, self.ws, cx, stop)
