@@ -111,15 +111,21 @@ struct Up {
     surface: Surface,
     data: PathBuf,
     feeds: PathBuf,
-    ingest: ingest::Config,
-    fanout: fanout::Config,
-    store: Sqlite,
+    roles: Roles,
     ready_file: Option<PathBuf>,
     spec: StreamSpec,
     way: Way,
+    ops: TcpListener,
+}
+
+/// The roles, as they will run.
+struct Roles {
+    stream: String,
+    ingest: ingest::Config,
+    fanout: fanout::Config,
+    store: Sqlite,
     http: TcpListener,
     ws: TcpListener,
-    ops: TcpListener,
 }
 
 impl Up {
@@ -133,37 +139,30 @@ impl Up {
         let ws = process::bind("--ws", args.ws).await?;
         let ops = process::bind("--ops", args.ops).await?;
         let node = format!("{}:{}", roles::hostname(), data.display());
-        let stream = &args.stream;
-        let ingest = roles::ingest_config(&feeds, stream, node, args.ingest.clone())?;
-        let mut fanout = fanout::Config {
-            stream: stream.name.stream.clone(),
-            node: roles::hostname(),
-            args: args.fanout.clone(),
-        };
-        // The console's page comes from another port than its WebSocket.
-        let console = address(&http)?;
-        let names = [console.to_string(), format!("localhost:{}", console.port())];
-        fanout
-            .args
-            .origins
-            .extend(names.map(|name| format!("http://{name}")));
+        let ingest = roles::ingest_config(&feeds, &args.stream, node, args.ingest.clone())?;
         let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
         let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);
+        let stream = spec.name.clone();
+        let fanout = fanout_config(args.fanout.clone(), &stream, &http)?;
         let store = roles::open_store(&data.join("history.sqlite"), args.size).await?;
+        let roles = Roles {
+            stream,
+            ingest,
+            fanout,
+            store,
+            http,
+            ws,
+        };
         let (data, ready_file) = (data.to_owned(), args.ready_file.clone());
         Ok(Self {
             surface,
             data,
             feeds,
-            ingest,
-            fanout,
-            store,
+            roles,
             ready_file,
             spec,
             way,
-            http,
-            ws,
             ops,
         })
     }
@@ -171,8 +170,8 @@ impl Up {
     /// Starts everything in order and watches it.
     async fn live(self, supervisor: &mut Supervisor) -> Result<()> {
         let place = announce::Place {
-            http: address(&self.http)?,
-            ws: address(&self.ws)?,
+            http: address(&self.roles.http)?,
+            ws: address(&self.roles.ws)?,
             ops: address(&self.ops)?,
             data: self.data.clone(),
             feeds: self.feeds.clone(),
@@ -185,39 +184,7 @@ impl Up {
         let Some(ground) = laid.await? else {
             return Ok(());
         };
-        let settings = |role: Role| self.way.settings(role.name);
-        let (stream, store) = (self.spec.name.clone(), self.store.clone());
-        let config = api::server::Config {
-            stream,
-            store,
-            ws: format!("ws://{}", place.ws),
-        };
-        process::start(
-            supervisor,
-            roles::API,
-            settings(roles::API)?,
-            surface,
-            |cx, stop| api::server::run(config, self.http, cx, stop),
-        );
-        let config = api::recorder::Config {
-            stream: self.spec.name,
-            store: self.store,
-        };
-        process::start(
-            supervisor,
-            roles::RECORDER,
-            settings(roles::RECORDER)?,
-            surface,
-            |cx, stop| api::recorder::run(config, cx, stop),
-        );
-        let role = roles::fanout_role(&self.fanout.args);
-        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
-            fanout::run(self.fanout, self.ws, cx, stop)
-        });
-        let role = roles::INGEST;
-        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
-            ingest::run(self.ingest, cx, stop)
-        });
+        self.roles.start(supervisor, surface, &self.way)?;
         let ready = async {
             self.surface.health.ready().await;
             Ok(())
@@ -232,6 +199,56 @@ impl Up {
         )?;
         supervisor.watch().await
     }
+}
+
+impl Roles {
+    /// Starts every role. They stop in the opposite order: nothing is lost on the way.
+    fn start(self, supervisor: &mut Supervisor, surface: &Surface, way: &Way) -> Result<()> {
+        let settings = |role: Role| way.settings(role.name);
+        let config = api::server::Config {
+            stream: self.stream.clone(),
+            store: self.store.clone(),
+            ws: format!("ws://{}", address(&self.ws)?),
+        };
+        let role = roles::API;
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            api::server::run(config, self.http, cx, stop)
+        });
+        let config = api::recorder::Config {
+            stream: self.stream,
+            store: self.store,
+        };
+        let role = roles::RECORDER;
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            api::recorder::run(config, cx, stop)
+        });
+        let role = roles::fanout_role(&self.fanout.args);
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            fanout::run(self.fanout, self.ws, cx, stop)
+        });
+        let role = roles::INGEST;
+        process::start(supervisor, role, settings(role)?, surface, |cx, stop| {
+            ingest::run(self.ingest, cx, stop)
+        });
+        Ok(())
+    }
+}
+
+fn fanout_config(
+    mut args: fanout::Args,
+    stream: &str,
+    console: &TcpListener,
+) -> Result<fanout::Config> {
+    // The console's page comes from another port than its WebSocket.
+    let console = address(console)?;
+    let names = [console.to_string(), format!("localhost:{}", console.port())];
+    args.origins
+        .extend(names.map(|name| format!("http://{name}")));
+    Ok(fanout::Config {
+        stream: stream.to_owned(),
+        node: roles::hostname(),
+        args,
+    })
 }
 
 fn address(listener: &TcpListener) -> Result<SocketAddr> {
