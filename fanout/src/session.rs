@@ -522,9 +522,9 @@ impl Session {
         self.heartbeat_due = false;
         self.cursor_at = now;
         let known = store.read();
-        let safe = self.safe().max(self.cursor);
+        // A topic that was subscribed from before the last cursor holds the next one back.
         let cursor = known
-            .cursor(safe)
+            .cursor(self.safe())
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, schemas::position::Cursor::seq);
         let cur = cursor

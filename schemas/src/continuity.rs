@@ -99,14 +99,7 @@ impl Continuity {
 
     /// Where a topic stands.
     pub fn position(&self, topic: &str) -> Option<StreamSeq> {
-        let topic = self.topics.get(topic)?;
-        Some(topic.pos.max(self.floor(topic.stream)))
-    }
-
-    /// What every topic of a stream has reached.
-    fn floor(&self, stream: usize) -> StreamSeq {
-        let cursor = self.streams.get(stream).and_then(|stream| stream.cursor);
-        cursor.map_or(StreamSeq::ZERO, Cursor::seq)
+        self.topics.get(topic).map(|topic| topic.pos)
     }
 
     /// Says that a subscription is sent under this id, going on at these positions: they count
@@ -134,9 +127,8 @@ impl Continuity {
                 .topics
                 .iter()
                 .filter(|(text, topic)| topic.stream == index && wanted(text));
-            let s: BTreeMap<String, StreamSeq> = own
-                .map(|(text, topic)| (text.clone(), topic.pos.max(self.floor(index))))
-                .collect();
+            let s: BTreeMap<String, StreamSeq> =
+                own.map(|(text, topic)| (text.clone(), topic.pos)).collect();
             let c = stream.cursor.filter(|_| topics.is_none());
             if c.is_some() || !s.is_empty() {
                 from.insert(
@@ -261,6 +253,14 @@ impl Continuity {
                 let own = from.s.get(text).copied().unwrap_or(StreamSeq::ZERO);
                 own.max(from.c.map_or(StreamSeq::ZERO, Cursor::seq))
             });
+            // A subscription that begins before the cursor takes the cursor back with it: coming
+            // back from the higher one would skip what is still to come.
+            let earlier = asked.get(name).and_then(|from| from.c);
+            if let (Some(earlier), Some(stream)) = (earlier, self.streams.get_mut(index))
+                && stream.cursor.is_some_and(|held| held.seq() > earlier.seq())
+            {
+                stream.cursor = Some(earlier);
+            }
             if let Some(pattern) = &pattern {
                 let known = self
                     .patterns
@@ -319,24 +319,22 @@ impl Continuity {
     }
 
     fn snapshot(&mut self, text: &str, s: StreamSeq, stream: usize) -> Verdict {
-        let floor = self.floor(stream);
         let topic = self.entry(text, stream);
         if topic.repairing || s <= topic.pos {
             self.counts.duplicates += 1;
             return Verdict::Drop;
         }
-        topic.pos = s.max(floor);
+        topic.pos = s;
         self.counts.delivered += 1;
         Verdict::Deliver
     }
 
     fn tick(&mut self, text: &str, s: StreamSeq, p: StreamSeq, stream: usize) -> Verdict {
-        let floor = self.floor(stream);
         let topic = self.entry(text, stream);
         if topic.repairing {
             return Verdict::Drop;
         }
-        let pos = topic.pos.max(floor);
+        let pos = topic.pos;
         if s <= pos {
             self.counts.duplicates += 1;
             return Verdict::Drop;
@@ -360,12 +358,27 @@ impl Continuity {
 
     fn advance(&mut self, name: &str, cursor: Cursor) {
         let repairing = self.topics.values().any(|topic| topic.repairing);
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.name == name) else {
+        let Some(index) = self.streams.iter().position(|stream| stream.name == name) else {
+            return;
+        };
+        let Some(stream) = self.streams.get_mut(index) else {
             return;
         };
         // While a topic is being repaired the promise does not cover what it ignores.
-        if !repairing && stream.cursor.is_none_or(|held| held.seq() <= cursor.seq()) {
-            stream.cursor = Some(cursor);
+        if repairing || stream.cursor.is_some_and(|held| held.seq() > cursor.seq()) {
+            return;
+        }
+        stream.cursor = Some(cursor);
+        // The promise is for what is held now, and for nothing that is subscribed later.
+        for topic in self
+            .topics
+            .values_mut()
+            .filter(|topic| topic.stream == index)
+        {
+            topic.pos = topic.pos.max(cursor.seq());
+        }
+        for held in self.patterns.iter_mut().filter(|held| held.stream == name) {
+            held.start = held.start.max(cursor.seq());
         }
     }
 
