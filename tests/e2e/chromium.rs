@@ -1,4 +1,4 @@
-//! A page in headless Chromium, driven over the DevTools protocol.
+//! A page in headless Chromium, driven over its debugging protocol.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// How long any one answer of the browser may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where Debian and others install it.
 const PLACES: [&str; 4] = [
@@ -51,8 +51,17 @@ impl Page {
     pub(crate) async fn open(browser: &Path, url: &str) -> Result<Self> {
         let profile = TempDir::new()?;
         let mut child = Command::new(browser)
-            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"])
-            .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+            .args([
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+            ])
+            .args([
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-sync",
+            ])
             .args(["--disable-component-update", "--disable-dev-shm-usage"])
             .args(["--window-size=1500,900", "--remote-debugging-port=0"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -87,11 +96,16 @@ impl Page {
     }
 
     async fn attach(&mut self, url: &str) -> Result<()> {
-        let target = self.call("Target.createTarget", json!({ "url": "about:blank" })).await?;
+        let target = self
+            .call("Target.createTarget", json!({ "url": "about:blank" }))
+            .await?;
         let target = target["targetId"].clone();
         let attach = json!({ "targetId": target, "flatten": true });
         let session = self.call("Target.attachToTarget", attach).await?;
-        session["sessionId"].as_str().context("a session id")?.clone_into(&mut self.session);
+        session["sessionId"]
+            .as_str()
+            .context("a session id")?
+            .clone_into(&mut self.session);
         self.call("Runtime.enable", json!({})).await?;
         self.call("Log.enable", json!({})).await?;
         self.call("Page.enable", json!({})).await?;
@@ -167,7 +181,9 @@ impl Page {
 
     /// A picture of the page as PNG, in base64.
     pub(crate) async fn picture(&mut self) -> Result<String> {
-        let answer = self.call("Page.captureScreenshot", json!({ "format": "png" })).await?;
+        let answer = self
+            .call("Page.captureScreenshot", json!({ "format": "png" }))
+            .await?;
         Ok(answer["data"].as_str().context("picture data")?.to_owned())
     }
 

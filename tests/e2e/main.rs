@@ -1,1 +1,17 @@
-//! e2e
+//! Tickwire end to end: the binary, a real broker, real sockets, a real browser.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, and looks at few of many cases"
+)]
+
+mod bad_input;
+mod captures;
+mod chromium;
+mod client;
+mod console;
+mod delivery;
+mod kills;
+mod process;
+mod world;
