@@ -94,6 +94,8 @@ async fn what_cannot_work_is_refused_in_a_sentence() -> Result<()> {
 #[tokio::test]
 async fn metrics_health_and_schema_are_there() -> Result<()> {
     let world = World::start(FEEDS).await?;
+    // A family shows up with its first child.
+    assert_eq!(world.get("/v1/instruments").await?.0, 200);
     let (status, metrics) = world.ops("/metrics").await?;
     let metrics = metrics.as_str().context("a text")?.to_owned();
     assert_eq!(status, 200);

@@ -30,14 +30,15 @@ pub(super) struct Place {
 ///
 /// The ready file cannot be written.
 pub(super) fn publish(place: &Place, life: Option<Life>, file: Option<&Path>) -> Result<()> {
+    // The file first: whoever reads the text may go on to read the file.
+    if let Some(file) = file {
+        replace(file, &place.json(life))
+            .with_context(|| format!("--ready-file {} cannot be written", file.display()))?;
+    }
     if let Err(problem) = crate::say(&place.text()) {
         warn!(%problem, "nobody reads what runs where");
     }
-    match file {
-        Some(file) => replace(file, &place.json(life))
-            .with_context(|| format!("--ready-file {} cannot be written", file.display())),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Takes the ready file away: what it says is not true any more.

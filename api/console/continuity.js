@@ -1,0 +1,214 @@
+// The client's rule: what to take, what to drop, and how to prove that nothing was missed. A port of
+// `schemas::continuity`, which explains it.
+
+/** Whether a pattern covers a topic: `*` is one token, a last `>` one or more. */
+export function covers(pattern, topic) {
+  const wanted = pattern.split('.');
+  const tokens = topic.split('.');
+  for (let at = 0; at < wanted.length; at += 1) {
+    if (at >= tokens.length) return false;
+    if (wanted[at] === '>') return true;
+    if (wanted[at] !== '*' && wanted[at] !== tokens[at]) return false;
+  }
+  return wanted.length === tokens.length;
+}
+
+const isPattern = (text) => text.includes('*') || text.includes('>');
+
+/** The sequence of a cursor, `seq.tag`. */
+const seqOf = (cursor) => Number(cursor.split('.')[0]);
+
+export class Continuity {
+  #asked = new Map();
+  #counts = { delivered: 0, duplicates: 0, holes: 0, gaps: 0, skips: 0, resets: 0 };
+  #patterns = [];
+  #streams = [];
+  #topics = new Map();
+
+  counts() {
+    return { ...this.#counts };
+  }
+
+  /** Whether nothing is missing at the moment. */
+  isGood() {
+    return [...this.#topics.values()].every((topic) => !topic.repairing);
+  }
+
+  /** Where a topic stands. */
+  position(topic) {
+    return this.#topics.get(topic)?.pos;
+  }
+
+  /** Says that a subscription is sent under this id, going on at these positions. */
+  subscribing(id, from) {
+    this.#asked.set(id, from);
+  }
+
+  /** Says that these topics, or all, are subscribed again from `resume()`. */
+  resubscribed(topics = undefined) {
+    for (const [text, topic] of this.#topics) {
+      if (topics === undefined || topics.includes(text)) topic.repairing = true;
+    }
+  }
+
+  /** The `from` of a subscription that goes on here: of these topics, or of all. */
+  resume(topics = undefined) {
+    const from = {};
+    this.#streams.forEach((stream, index) => {
+      const s = {};
+      for (const [text, topic] of this.#topics) {
+        if (topic.stream === index && (topics === undefined || topics.includes(text))) s[text] = topic.pos;
+      }
+      const c = topics === undefined ? stream.cursor : undefined;
+      const any = Object.keys(s).length > 0;
+      if (c !== undefined || any) from[stream.name] = { e: stream.epoch, ...(c !== undefined && { c }), ...(any && { s }) };
+    });
+    return from;
+  }
+
+  /** Takes a server message: 'deliver', 'drop', 'hole', 'declared', 'void' or 'other'. */
+  take(message) {
+    switch (message.t) {
+      case 'welcome':
+        this.#welcome(message.streams);
+        return 'other';
+      case 'ack': {
+        const asked = this.#asked.get(message.id) ?? {};
+        this.#asked.delete(message.id);
+        for (const accepted of message.ok) this.#acknowledged(accepted.c, accepted.pos ?? {}, asked);
+        return 'other';
+      }
+      case 'snap':
+        return this.#snapshot(message.c, message.s, message.x ?? 0);
+      case 'd':
+        return this.#tick(message.c, message.s, message.p, message.x ?? 0);
+      case 'skip':
+        for (const [topic, to] of message.i) {
+          this.#counts.skips += 1;
+          this.#raise(topic, to, message.x ?? 0);
+        }
+        return 'declared';
+      case 'gap':
+        this.#counts.gaps += 1;
+        this.#raise(message.c, message.to, message.x ?? 0);
+        return 'declared';
+      case 'reset':
+        this.#reset(message);
+        return 'void';
+      case 'hb':
+        for (const [name, cursor] of Object.entries(message.cur)) this.#advance(name, cursor);
+        return 'other';
+      case 'end':
+        this.#topics.delete(message.c);
+        return 'other';
+      default:
+        return 'other';
+    }
+  }
+
+  #welcome(streams) {
+    const known = (info) => this.#streams.find((stream) => stream.name === info.name && stream.epoch === info.e);
+    // A position of another epoch is answered with a reset; until then the old one is kept, so that
+    // the resumption names it.
+    if (streams.some((info) => !known(info) && this.#streams.some((stream) => stream.name === info.name))) return;
+    const renumbered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
+    for (const topic of this.#topics.values()) {
+      const name = this.#streams[topic.stream]?.name;
+      topic.stream = renumbered.findIndex((stream) => stream.name === name);
+    }
+    this.#streams = renumbered;
+  }
+
+  #acknowledged(text, heads, asked) {
+    const pattern = isPattern(text);
+    for (const [topic, held] of this.#topics) {
+      if (pattern ? covers(text, topic) : topic === text) held.repairing = false;
+    }
+    for (const [name, head] of Object.entries(heads)) {
+      const index = this.#streams.findIndex((stream) => stream.name === name);
+      if (index < 0) continue;
+      const from = asked[name];
+      const start = from ? Math.max(from.s?.[text] ?? 0, from.c === undefined ? 0 : seqOf(from.c)) : head;
+      // A subscription that begins before the cursor takes the cursor back with it.
+      const stream = this.#streams[index];
+      if (from?.c !== undefined && stream.cursor !== undefined && seqOf(stream.cursor) > seqOf(from.c)) stream.cursor = from.c;
+      if (pattern) {
+        const held = this.#patterns.some((other) => other.pattern === text && other.stream === name);
+        if (!held) this.#patterns.push({ pattern: text, stream: name, start });
+      } else if (!this.#topics.has(text)) {
+        this.#topics.set(text, { stream: index, pos: start, repairing: false });
+      }
+    }
+  }
+
+  #entry(text, stream) {
+    let topic = this.#topics.get(text);
+    if (topic === undefined) {
+      const name = this.#streams[stream]?.name;
+      const starts = this.#patterns.filter((held) => held.stream === name && covers(held.pattern, text)).map((held) => held.start);
+      topic = { stream, pos: starts.length > 0 ? Math.min(...starts) : 0, repairing: false };
+      this.#topics.set(text, topic);
+    }
+    return topic;
+  }
+
+  #snapshot(text, s, stream) {
+    const topic = this.#entry(text, stream);
+    if (topic.repairing || s <= topic.pos) {
+      this.#counts.duplicates += 1;
+      return 'drop';
+    }
+    topic.pos = s;
+    this.#counts.delivered += 1;
+    return 'deliver';
+  }
+
+  #tick(text, s, p, stream) {
+    const topic = this.#entry(text, stream);
+    if (topic.repairing) return 'drop';
+    if (s <= topic.pos) {
+      this.#counts.duplicates += 1;
+      return 'drop';
+    }
+    if (p > topic.pos) {
+      topic.repairing = true;
+      this.#counts.holes += 1;
+      return 'hole';
+    }
+    topic.pos = s;
+    this.#counts.delivered += 1;
+    return 'deliver';
+  }
+
+  #raise(text, to, stream) {
+    const topic = this.#entry(text, stream);
+    if (!topic.repairing) topic.pos = Math.max(topic.pos, to);
+  }
+
+  #advance(name, cursor) {
+    const index = this.#streams.findIndex((stream) => stream.name === name);
+    const stream = this.#streams[index];
+    // While a topic is being repaired the promise does not cover what it ignores.
+    if (!stream || !this.isGood() || (stream.cursor !== undefined && seqOf(stream.cursor) > seqOf(cursor))) return;
+    stream.cursor = cursor;
+    const seq = seqOf(cursor);
+    for (const topic of this.#topics.values()) {
+      if (topic.stream === index) topic.pos = Math.max(topic.pos, seq);
+    }
+    for (const held of this.#patterns) {
+      if (held.stream === name) held.start = Math.max(held.start, seq);
+    }
+  }
+
+  #reset({ st, c, e }) {
+    this.#counts.resets += 1;
+    const topic = this.#topics.get(c);
+    if (topic) topic.pos = 0;
+    const index = this.#streams.findIndex((stream) => stream.name === st);
+    if (index < 0) return;
+    this.#streams[index].epoch = e;
+    this.#streams[index].cursor = undefined;
+    for (const held of this.#patterns) if (held.stream === st) held.start = 0;
+    for (const held of this.#topics.values()) if (held.stream === index) held.pos = 0;
+  }
+}
