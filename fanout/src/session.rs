@@ -103,6 +103,8 @@ pub(crate) struct Session {
     cursor: StreamSeq,
     cursor_at: Instant,
     heartbeat_due: bool,
+    /// Something was sent that no cursor covers yet.
+    uncovered: bool,
     /// Everything up to here was dispatched by this shard.
     applied: StreamSeq,
 }
@@ -132,6 +134,7 @@ impl Session {
             cursor: StreamSeq::ZERO,
             cursor_at: now,
             heartbeat_due: false,
+            uncovered: false,
             applied,
         }
     }
@@ -254,7 +257,8 @@ impl Session {
 
     /// When something becomes due by time alone.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.slots.values().map(|slot| slot.due).min()
+        let cursor = self.uncovered.then(|| self.cursor_at + CURSOR_AGE);
+        self.slots.values().map(|slot| slot.due).chain(cursor).min()
     }
 
     /// Appends messages, comma-separated in JSON, until `room` bytes are used; how many.
@@ -297,9 +301,10 @@ impl Session {
         if self.outbox.len() == 0 && !self.pulls.is_empty() {
             self.pull(store, start + room, now, (out, &mut count));
         }
+        self.uncovered |= count > 0;
         let aged = now.duration_since(self.cursor_at);
         if self.outbox.len() == 0
-            && (self.heartbeat_due || aged >= HEARTBEAT || (count > 0 && aged >= CURSOR_AGE))
+            && (self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE))
         {
             self.push_heartbeat(store, now, clock, (out, &mut count))?;
         }
@@ -520,6 +525,7 @@ impl Session {
             self.append(&bytes, (out, count));
         }
         self.heartbeat_due = false;
+        self.uncovered = false;
         self.cursor_at = now;
         let known = store.read();
         // A topic that was subscribed from before the last cursor holds the next one back.

@@ -149,7 +149,7 @@ impl Line {
             return;
         }
         state.clock = state.clock.max(at);
-        let mut bars = Vec::new();
+        let mut corrections = Vec::new();
         let mut late = false;
         for (place, series) in instrument.series.iter_mut().enumerate() {
             let applied = series.apply(&trade);
@@ -164,14 +164,21 @@ impl Line {
                     .extend(end.map(|end| Reverse((end, index, place))));
             }
             let interval = series.interval();
-            bars.extend(applied.bars.into_iter().map(|(bar, corrected)| {
+            for (bar, corrected) in applied.bars {
                 let head = Head::new(
                     trade.head.venue.clone(),
                     trade.head.symbol.clone(),
                     trade.head.received,
                 );
-                bar.bar(head, interval, corrected)
-            }));
+                // A bar stands behind every trade that it holds and before every other one, so
+                // that recovery can tell from sequences which trades a bar lacks.
+                let bar = Tick::from(bar.bar(head, interval, corrected));
+                if corrected {
+                    corrections.push(bar)
+                } else {
+                    out.push(bar)
+                }
+            }
         }
         if !instrument.session.apply(&trade) {
             self.metrics.overflows.inc();
@@ -184,7 +191,7 @@ impl Line {
             self.dirty.push(index);
         }
         out.push(trade.into());
-        out.extend(bars.into_iter().map(Tick::from));
+        out.extend(corrections);
     }
 
     fn instrument(&mut self, feed: usize, head: &Head) -> usize {

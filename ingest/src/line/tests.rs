@@ -91,7 +91,11 @@ fn forming_bars_go_out_once_a_second_and_bars_when_they_are_over() {
     );
     assert_eq!(flush(&mut line, START + 1_500_000_000), [Kind::Bar]);
     let next = take(&mut line, trade(2, START + 60_000_000_000));
-    assert_eq!(next, [Kind::Trade, Kind::Bar]);
+    assert_eq!(
+        next,
+        [Kind::Bar, Kind::Trade],
+        "a bar stands before the trade that closes it"
+    );
 }
 
 #[test]
