@@ -174,9 +174,9 @@ impl Line {
                 // that recovery can tell from sequences which trades a bar lacks.
                 let bar = Tick::from(bar.bar(head, interval, corrected));
                 if corrected {
-                    corrections.push(bar)
+                    corrections.push(bar);
                 } else {
-                    out.push(bar)
+                    out.push(bar);
                 }
             }
         }
