@@ -1,5 +1,6 @@
 //! The one binary: every role, and `up`, which is all of them on one machine.
 
+mod bench;
 mod broker;
 mod data;
 mod process;
@@ -53,6 +54,8 @@ enum Command {
     Api(Box<roles::ApiArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
+    /// Measure latency and rate on this machine
+    Bench(bench::BenchArgs),
     /// Print the version
     Version,
 }
@@ -100,6 +103,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Recorder(args) => Box::pin(roles::recorder(*args)).await,
         Command::Api(args) => Box::pin(roles::api(*args)).await,
         Command::Provision(args) => provision::run(args).await,
+        Command::Bench(args) => Box::pin(bench::run(args)).await,
         Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
     }
 }
