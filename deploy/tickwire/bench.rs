@@ -135,8 +135,9 @@ fn machine() -> String {
 async fn measure(rate: u32, clients: u32, seconds: u64, followed: u32) -> Result<Vec<Seen>> {
     let dir = TempDir::new()?;
     let (mut process, ready) = start(dir.path(), rate).await?;
-    let ws = ready["ws"]
-        .as_str()
+    let ws = ready
+        .get("ws")
+        .and_then(Value::as_str)
         .context("a WebSocket address")?
         .to_owned();
     let names = instruments(&ready).await?;
@@ -208,7 +209,10 @@ async fn start(dir: &Path, rate: u32) -> Result<(Child, Value)> {
 
 /// The simulated instruments, once the first snapshot names them.
 async fn instruments(ready: &Value) -> Result<Vec<String>> {
-    let ws = ready["ws"].as_str().context("a WebSocket address")?;
+    let ws = ready
+        .get("ws")
+        .and_then(Value::as_str)
+        .context("a WebSocket address")?;
     let mut socket = connect(ws).await?;
     let ask = json!([{ "op": "subscribe", "id": 1, "topics": ["inst.sim.*"], "snapshot": true }]);
     socket.send(Message::text(ask.to_string())).await?;
@@ -217,13 +221,13 @@ async fn instruments(ready: &Value) -> Result<Vec<String>> {
     timeout(PATIENCE, async {
         while names.len() < wanted {
             let message = socket.next().await.context("the connection ended")??;
-            let messages: Vec<Value> = match message {
-                Message::Text(text) => serde_json::from_str(&text)?,
-                _ => Vec::new(),
+            let Message::Text(text) = message else {
+                continue;
             };
+            let messages: Vec<Value> = serde_json::from_str(&text)?;
             let ticks = messages
                 .iter()
-                .filter_map(|message| message["d"]["y"].as_str());
+                .filter_map(|message| message.pointer("/d/y").and_then(Value::as_str));
             names.extend(ticks.map(str::to_owned));
         }
         Ok(names)

@@ -6,7 +6,7 @@
 //! | [`feed`] | the seam between venues and the rest |
 //! | [`feeds`] | one module per source of ticks |
 //! | [`supervisor`] | keeps every feed running, each on its own |
-//! | [`line`] | the single ordered path: no doubles, state on change, bars, summaries |
+//! | [`mod@line`] | the single ordered path: no doubles, state on change, bars, summaries |
 //! | [`bars`], [`stats`] | pure figures from trades |
 //! | [`recovery`] | what a new writer reads from the stream before it goes on |
 //! | [`publish`] | ticks to messages, and the witness of what was stored |
