@@ -77,8 +77,21 @@ async fn the_golden_traces_pass_in_the_browser_too() -> Result<()> {
     };
     let world = World::start(FEEDS).await?;
     let mut page = Page::open(&browser, world.http()).await?;
-    let port = "import('./continuity.js').then((module) => typeof module.Continuity)";
     page.until("document.readyState === 'complete'").await?;
-    assert_eq!(page.evaluate(port).await?, "function");
+    let runner =
+        include_str!("../../schemas/tests/golden/run.mjs").replace("export function", "function");
+    let runner = runner
+        .split("if (typeof process")
+        .next()
+        .unwrap_or_default();
+    let traces = include_str!("../../schemas/tests/golden/continuity.json");
+    let script = format!(
+        "import('./continuity.js').then((module) => {{ {runner}; return runTraces(module.Continuity, {traces}); }})"
+    );
+    let held = page.evaluate(&script).await?;
+    assert!(
+        held.as_u64().is_some_and(|held| held > 80),
+        "only {held} steps held"
+    );
     Ok(())
 }
