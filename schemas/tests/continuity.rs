@@ -1,5 +1,7 @@
 //! The golden traces of the client's rule; the console's port passes the same ones in a browser.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::continuity::{Continuity, Verdict};
@@ -62,7 +64,7 @@ fn the_golden_traces_hold() {
         for step in &trace.steps {
             let context = format!("{}: {step}", trace.name);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                run(&mut continuity, step)
+                run(&mut continuity, step);
             }));
             assert!(outcome.is_ok(), "{context}");
         }
