@@ -56,6 +56,8 @@ enum Command {
     Provision(provision::ProvisionArgs),
     /// Measure latency and rate on this machine
     Bench(bench::BenchArgs),
+    /// Print the JSON Schema of ticks and WebSocket messages
+    Schema,
     /// Print the version
     Version,
 }
@@ -104,6 +106,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Api(args) => Box::pin(roles::api(*args)).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Bench(args) => Box::pin(bench::run(args)).await,
+        Command::Schema => say(&serde_json::to_string_pretty(
+            &schemas::describe::describe(),
+        )?),
         Command::Version => say(concat!("tickwire ", env!("CARGO_PKG_VERSION"))),
     }
 }

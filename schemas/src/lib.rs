@@ -20,6 +20,7 @@
 pub mod codec;
 pub mod continuity;
 pub mod decimal;
+pub mod describe;
 pub mod id;
 pub mod position;
 pub mod subject;

@@ -218,6 +218,21 @@ macro_rules! ticks {
                 }
             }
 
+            impl $name {
+                /// JSON Schema of the tick, from the same list of fields as its codec.
+                pub(crate) fn describe() -> serde_json::Value {
+                    let mut fields = head_fields(Kind::$tag);
+                    let mut required = vec!["k", "v", "y", "tr"];
+                    $(
+                        fields.insert($key.to_owned(), <ticks!(@ty $mode $ty)>::described());
+                        if !<ticks!(@ty $mode $ty)>::OPTIONAL {
+                            required.push($key);
+                        }
+                    )*
+                    serde_json::json!({ "type": "object", "properties": fields, "required": required })
+                }
+            }
+
             impl From<$name> for Tick {
                 fn from(tick: $name) -> Self {
                     Self::$name(tick)
@@ -233,6 +248,13 @@ macro_rules! ticks {
         }
 
         impl Tick {
+            /// JSON Schema of every kind.
+            pub(crate) fn describe() -> serde_json::Value {
+                let mut kinds = serde_json::Map::new();
+                $(kinds.insert(Kind::$tag.as_str().to_owned(), $name::describe());)*
+                kinds.into()
+            }
+
             /// What the tick tells.
             pub const fn kind(&self) -> Kind {
                 match self { $(Self::$name(_) => Kind::$tag,)* }
@@ -266,30 +288,97 @@ macro_rules! ticks {
     (@ty opt $ty:ty) => { Option<$ty> };
 }
 
-/// Whether an optional field has no value. Required fields always have one.
+/// What the codec and the schema must know of a field's type. Required fields always have a value.
 trait Absent {
+    /// Whether the field may be missing.
+    const OPTIONAL: bool = false;
+
     fn absent(&self) -> bool {
         false
     }
+
+    /// JSON Schema of the value.
+    fn described() -> serde_json::Value;
 }
 
-impl<T> Absent for Option<T> {
+impl<T: Absent> Absent for Option<T> {
+    const OPTIONAL: bool = true;
+
     fn absent(&self) -> bool {
         self.is_none()
     }
+
+    fn described() -> serde_json::Value {
+        T::described()
+    }
 }
 
-impl<T> Absent for Vec<T> {}
-impl Absent for String {}
-impl Absent for Price {}
-impl Absent for Size {}
-impl Absent for Value {}
-impl Absent for Side {}
-impl Absent for Interval {}
-impl Absent for UnixNanos {}
-impl Absent for u64 {}
-impl Absent for TradingState {}
-impl Absent for FeedState {}
+impl<T: Absent> Absent for Vec<T> {
+    fn described() -> serde_json::Value {
+        serde_json::json!({ "type": "array", "items": T::described() })
+    }
+}
+
+impl Absent for Level {
+    fn described() -> serde_json::Value {
+        let sides = [Price::described(), Size::described()];
+        serde_json::json!({ "type": "array", "prefixItems": sides, "minItems": 2, "maxItems": 2 })
+    }
+}
+
+impl Absent for u64 {
+    fn described() -> serde_json::Value {
+        serde_json::json!({ "type": "integer", "minimum": 0 })
+    }
+}
+
+macro_rules! described {
+    ($($ty:ty => $schema:expr,)*) => {
+        $(impl Absent for $ty {
+            fn described() -> serde_json::Value {
+                $schema
+            }
+        })*
+    };
+}
+
+fn text(pattern: &str) -> serde_json::Value {
+    serde_json::json!({ "type": "string", "pattern": pattern })
+}
+
+described! {
+    String => serde_json::json!({ "type": "string" }),
+    Price => text(r"^-?[0-9]+(\.[0-9]+)?$"),
+    Size => text(r"^[0-9]+(\.[0-9]+)?$"),
+    Value => text(r"^-?[0-9]+(\.[0-9]+)?$"),
+    UnixNanos => text("^-?[0-9]+$"),
+    Side => schemars::schema_for!(Side).into(),
+    Interval => schemars::schema_for!(Interval).into(),
+    TradingState => schemars::schema_for!(TradingState).into(),
+    FeedState => schemars::schema_for!(FeedState).into(),
+    VenueGap => schemars::schema_for!(VenueGap).into(),
+}
+
+/// The fields that every kind has.
+fn head_fields(kind: Kind) -> serde_json::Map<String, serde_json::Value> {
+    let flags: serde_json::Value = schemars::schema_for!(Flag).into();
+    let fields = [
+        ("k", serde_json::json!({ "const": kind })),
+        ("v", text("^[a-z0-9_-]{1,16}$")),
+        (
+            "y",
+            serde_json::json!({ "type": "string", "minLength": 1, "maxLength": 64 }),
+        ),
+        ("te", UnixNanos::described()),
+        ("tr", UnixNanos::described()),
+        ("q", u64::described()),
+        ("fl", serde_json::json!({ "type": "array", "items": flags })),
+    ];
+    fields
+        .map(|(key, schema)| (key.to_owned(), schema))
+        .into_iter()
+        .collect()
+}
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
