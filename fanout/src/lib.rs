@@ -161,11 +161,13 @@ pub async fn run(
     let feeder_stop = CancellationToken::new();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     parts.spawn(feeder.run(feeder_stop.clone()));
-    let accepting = stop.clone();
+    // Not `stop` itself: a part that ends because of it must not look like one that failed.
+    let leaving = CancellationToken::new();
+    let left = leaving.clone();
     parts.spawn(async move {
         let serving = axum::serve(listener, server::router(door));
         serving
-            .with_graceful_shutdown(accepting.cancelled_owned())
+            .with_graceful_shutdown(left.cancelled_owned())
             .await
             .context("accepting connections")
     });
@@ -176,6 +178,7 @@ pub async fn run(
         ended = threads.join_next() => Err(anyhow!("a shard has ended: {ended:?}")),
     };
     check.down("draining");
+    leaving.cancel();
     handshakes.close();
     let open = usize::try_from(metrics.connections.get()).unwrap_or(0);
     let spread =

@@ -25,7 +25,8 @@ async fn a_signal_drains_and_ends_with_zero() -> Result<()> {
         let (status, health) = world.ops("/readyz").await?;
         assert_eq!(status, 200, "{health}");
         world.signal(signal)?;
-        assert_eq!(world.ended().await?, Some(0));
+        let code = world.ended().await?;
+        assert_eq!(code, Some(0), "{}", world.said()?);
         assert!(!is_alive(broker), "the broker outlives its parent");
     }
     Ok(())

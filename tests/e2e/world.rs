@@ -138,6 +138,11 @@ impl World {
         Ok(timeout(PATIENCE, self.process.wait()).await??.code())
     }
 
+    /// What the process has logged so far.
+    pub(crate) fn said(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.dir.path().join("log"))?)
+    }
+
     /// Every acknowledged message: sequence, and topic with source id.
     pub(crate) fn acknowledged(&self) -> Result<BTreeMap<u64, (String, String)>> {
         let text = std::fs::read_to_string(self.dir.path().join("acked.tsv"))?;
