@@ -12,6 +12,7 @@ mod chromium;
 mod client;
 mod console;
 mod delivery;
+mod disk;
 mod kills;
 mod process;
 mod world;

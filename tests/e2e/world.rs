@@ -59,9 +59,14 @@ pub(crate) fn up(dir: &Path) -> Command {
 impl World {
     /// Starts with these feeds, and waits until everything is ready.
     pub(crate) async fn start(feeds: &str) -> Result<Self> {
+        Self::start_with(feeds, &[]).await
+    }
+
+    /// Starts with these feeds and further arguments.
+    pub(crate) async fn start_with(feeds: &str, arguments: &[&str]) -> Result<Self> {
         let dir = TempDir::new()?;
         std::fs::write(dir.path().join("feeds.toml"), feeds)?;
-        let (process, ready) = launch(dir.path()).await?;
+        let (process, ready) = launch(dir.path(), arguments).await?;
         Ok(Self {
             dir,
             process,
@@ -71,8 +76,13 @@ impl World {
 
     /// Starts again on the same data, after the process has ended.
     pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.restart_with(&[]).await
+    }
+
+    /// Starts again on the same data with other arguments.
+    pub(crate) async fn restart_with(&mut self, arguments: &[&str]) -> Result<()> {
         self.process.wait().await?;
-        (self.process, self.ready) = launch(self.dir.path()).await?;
+        (self.process, self.ready) = launch(self.dir.path(), arguments).await?;
         Ok(())
     }
 
@@ -160,8 +170,11 @@ impl World {
     }
 }
 
-async fn launch(dir: &Path) -> Result<(Child, Value)> {
-    let mut process = up(dir).spawn().context("tickwire does not start")?;
+async fn launch(dir: &Path, arguments: &[&str]) -> Result<(Child, Value)> {
+    let mut process = up(dir)
+        .args(arguments)
+        .spawn()
+        .context("tickwire does not start")?;
     let mut stderr = process.stderr.take().context("stderr is piped")?;
     let mut log = tokio::fs::File::options()
         .create(true)

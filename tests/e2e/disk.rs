@@ -1,0 +1,104 @@
+//! The database is full: recording waits and says so, live data goes on, and nothing is lost.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use schemas::position::StreamSeq;
+use schemas::ws::Encoding;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::world::{PATIENCE, World};
+
+const FEEDS: &str =
+    "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 20\nrate = 2000\nbars = [\"1s\"]\n";
+const FULL: &[&str] = &["--store-bytes", "2097152"];
+const SYMBOL: &str = "AAA";
+
+/// Waits until the recorder's check is ok or not, as asked: its reason.
+async fn recorder_is(world: &World, ok: bool) -> Result<String> {
+    let check = async {
+        loop {
+            let (_, health) = world.ops("/health").await?;
+            let found = &health["checks"]["recorder"];
+            if found["ok"] == ok {
+                return anyhow::Ok(found["reason"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+    };
+    timeout(PATIENCE, check)
+        .await
+        .with_context(|| format!("recorder ok = {ok}"))?
+}
+
+/// The sequences of one symbol's trades in history up to `until`.
+async fn recorded(world: &World, until: StreamSeq) -> Result<BTreeSet<u64>> {
+    let mut recorded = BTreeSet::new();
+    let mut next = String::new();
+    loop {
+        let path = format!("/v1/trades?venue=sim&symbol={SYMBOL}&from=0&limit=5000{next}");
+        let (status, page) = world.get(&path).await?;
+        assert_eq!(status, 200, "{page}");
+        for item in page["items"].as_array().context("items")? {
+            recorded.insert(item["s"].as_u64().context("s")?);
+        }
+        match page["next"].as_str() {
+            Some(cursor) => next = format!("&cursor={cursor}"),
+            None => break,
+        }
+    }
+    recorded.retain(|seq| *seq <= until.get());
+    Ok(recorded)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_recording_and_nothing_else() -> Result<()> {
+    let mut world = World::start_with(FEEDS, FULL).await?;
+    let trades = format!("trade.sim.{SYMBOL}");
+    let mut client = Client::connect(world.ws(), Encoding::MessagePack).await?;
+    client.subscribe_all(&[&trades], "none").await?;
+    let mut received = Vec::new();
+    // The client reads on while the database fills up.
+    let reason = {
+        let full = recorder_is(&world, false);
+        tokio::pin!(full);
+        loop {
+            tokio::select! {
+                reason = &mut full => break reason?,
+                more = client.next() => received.extend(more?),
+            }
+        }
+    };
+    assert!(reason.contains("full"), "{reason}");
+    let (status, text) = world.ops("/readyz").await?;
+    assert_eq!(status, 503, "{text}");
+    let goal = StreamSeq::new(client.cursor.get() + 4_000);
+    received.extend(client.read_to(goal).await?);
+    assert_eq!(client.continuity.counts().holes, 0);
+    let (status, latest) = world.get(&format!("/v1/latest?topics={trades}")).await?;
+    assert_eq!(status, 200, "{latest}");
+    let before = recorded(&world, goal).await?;
+
+    world.signal(Signal::TERM)?;
+    let code = world.ended().await?;
+    assert_eq!(code, Some(0), "{}", world.said()?);
+    // With room again, what the stream kept is recorded too.
+    world.restart_with(&[]).await?;
+    let wanted: BTreeSet<u64> = received
+        .iter()
+        .map(|received| received.seq.get())
+        .filter(|seq| *seq <= goal.get())
+        .collect();
+    assert!(before.len() < wanted.len(), "the database was never full");
+    let caught_up = async {
+        while recorded(&world, goal).await?.len() < wanted.len() {}
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, caught_up)
+        .await
+        .context("recording does not catch up")??;
+    assert!(recorded(&world, goal).await? == wanted, "other trades");
+    recorder_is(&world, true).await?;
+    Ok(())
+}
