@@ -59,6 +59,9 @@ const INLET: usize = 64;
 /// The largest payload, below the stream's own limit by what headers take.
 const MAX_PAYLOAD: usize = 250_000;
 
+/// How often bars are closed by the clock, and forming ones sent.
+const PULSE: Duration = Duration::from_millis(20);
+
 /// Arguments of the ingest role.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
@@ -227,8 +230,10 @@ async fn feed_line(
     };
     let mut feeds = supervisor::start(&config.feeds, &inlet, &cx, stop);
     drop(inlet);
-    let mut seconds = interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let [mut pulse, mut seconds] = [PULSE, Duration::from_secs(1)].map(interval);
+    for timer in [&mut pulse, &mut seconds] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     let mut out = line.take_unpublished();
     loop {
         for tick in out.drain(..) {
@@ -247,14 +252,12 @@ async fn feed_line(
                 None => {
                     tokio::select! {
                         () = stop.cancelled() => break,
-                        _ = seconds.tick() => line.flush(clock.now(), &mut out),
+                        _ = pulse.tick() => line.flush(clock.now(), &mut out),
                     }
                 }
             },
-            _ = seconds.tick() => {
-                line.flush(clock.now(), &mut out);
-                out.extend(collapse_report(config, outlet, &*clock));
-            }
+            _ = pulse.tick() => line.flush(clock.now(), &mut out),
+            _ = seconds.tick() => out.extend(collapse_report(config, outlet, &*clock)),
         }
     }
     line.flush(clock.now(), &mut out);

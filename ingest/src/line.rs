@@ -20,6 +20,12 @@ use dedupe::Ids;
 /// How long a live bar waits for trades that are on their way when its time is over.
 const GRACE: i64 = 500_000_000;
 
+/// The least time between two forming bars or summaries of an instrument.
+const FORMING_EVERY: i64 = 1_000_000_000;
+/// So many flushes share the forming bars and summaries of all instruments: sent at once, they would
+/// hold up the ticks behind them.
+const SHARES: usize = 40;
+
 /// What the line must know of a feed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -45,6 +51,8 @@ struct Instrument {
     session: Session,
     /// Something changed since forming bars and summaries were last sent.
     dirty: bool,
+    /// When they may be sent again.
+    due: UnixNanos,
 }
 
 struct State {
@@ -60,9 +68,11 @@ pub struct Line {
     states: HashMap<Topic, State>,
     restored: HashMap<(Venue, Symbol), Restored>,
     unpublished: Vec<Tick>,
-    dirty: Vec<usize>,
+    /// Instruments that changed, by when they are due.
+    dirty: BinaryHeap<Reverse<(UnixNanos, usize)>>,
     refresh_after: i64,
     refreshed: UnixNanos,
+    flushed: UnixNanos,
     metrics: Metrics,
 }
 
@@ -91,9 +101,10 @@ impl Line {
             states: states.collect(),
             restored: recovered.instruments,
             unpublished: recovered.unpublished,
-            dirty: Vec::new(),
+            dirty: BinaryHeap::new(),
             refresh_after,
             refreshed: UnixNanos::EPOCH,
+            flushed: UnixNanos::EPOCH,
             metrics,
         }
     }
@@ -188,7 +199,7 @@ impl Line {
             trade.head.flags.push(Flag::Late);
         }
         if !std::mem::replace(&mut instrument.dirty, true) {
-            self.dirty.push(index);
+            self.dirty.push(Reverse((instrument.due, index)));
         }
         out.push(trade.into());
         out.extend(corrections);
@@ -213,6 +224,7 @@ impl Line {
             series: Vec::with_capacity(intervals.len()),
             session: restored.session,
             dirty: false,
+            due: UnixNanos::EPOCH,
         };
         for interval in intervals {
             let series = restored.series.get(&interval).cloned();
@@ -245,14 +257,36 @@ impl Line {
         }
     }
 
-    /// To be called about once a second: closes bars by the clock, sends forming bars and
-    /// summaries that changed, and refreshes old state.
+    /// To be called many times a second: closes bars by the clock, sends a share of the forming
+    /// bars and summaries that changed, and refreshes old state.
     pub fn flush(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
         self.close_bars(now, out);
-        for index in std::mem::take(&mut self.dirty) {
+        if now < self.flushed {
+            self.turn_back(now);
+        }
+        self.flushed = now;
+        for _ in 0..self.instruments.len().div_ceil(SHARES) {
+            let Some(Reverse((due, index))) = self.dirty.peek().copied() else {
+                break;
+            };
+            if due > now {
+                break;
+            }
+            self.dirty.pop();
             self.send_forming(index, now, out);
         }
         self.refresh(now, out);
+    }
+
+    /// The clock went back: nothing waits for the time that it showed before.
+    fn turn_back(&mut self, now: UnixNanos) {
+        for instrument in &mut self.instruments {
+            instrument.due = now;
+        }
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        self.dirty = dirty
+            .map(|Reverse((_, index))| Reverse((now, index)))
+            .collect();
     }
 
     fn close_bars(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
@@ -285,6 +319,7 @@ impl Line {
             return;
         };
         instrument.dirty = false;
+        instrument.due = now.offset(FORMING_EVERY);
         let head = || Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
         let mut ticks: Vec<Tick> = Vec::new();
         for series in &instrument.series {

@@ -99,6 +99,33 @@ fn forming_bars_go_out_once_a_second_and_bars_when_they_are_over() {
 }
 
 #[test]
+fn forming_bars_of_many_instruments_are_spread_and_none_is_forgotten() {
+    let mut line = line(&[], false);
+    for number in 0..100 {
+        let Tick::Trade(mut trade) = trade(1, START) else {
+            panic!()
+        };
+        trade.head.symbol = Symbol::new(&format!("S{number}")).unwrap();
+        take(&mut line, trade.into());
+    }
+    let sizes: Vec<usize> = (0..40)
+        .map(|pulse| flush(&mut line, START + pulse).len())
+        .collect();
+    assert_eq!(sizes[0], 3);
+    assert_eq!(sizes.iter().sum::<usize>(), 100);
+}
+
+#[test]
+fn a_clock_that_goes_back_does_not_hold_up_forming_bars() {
+    let mut line = line(&[], false);
+    take(&mut line, trade(1, START));
+    assert_eq!(flush(&mut line, START), [Kind::Stat]);
+    take(&mut line, trade(2, START));
+    assert_eq!(flush(&mut line, START + 1), [], "it is not due yet");
+    assert_eq!(flush(&mut line, START - 3_600_000_000_000), [Kind::Stat]);
+}
+
+#[test]
 fn a_recording_is_closed_by_its_own_clock() {
     let mut line = line(&[Interval::Second1], true);
     take(&mut line, trade(1, START));
