@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::http::{Page, Problem};
 use crate::tick::Tick;
 use crate::ws::{From, Limits, ServerMessage, StreamInfo};
 
-/// Everything that crosses a process boundary: ticks by kind, and WebSocket messages either way.
+/// Everything that crosses a process boundary: ticks by kind, WebSocket messages either way, and what
+/// HTTP answers.
 pub fn describe() -> Value {
     let server: Value = schemars::schema_for!(ServerMessage<Value>).into();
     let from: Value = schemars::schema_for!(From).into();
@@ -33,6 +35,8 @@ pub fn describe() -> Value {
         "conflate": conflate,
         "from": { "type": "object", "additionalProperties": from },
     });
+    let page: Value = schemars::schema_for!(Page<Value>).into();
+    let problem: Value = schemars::schema_for!(Problem).into();
     let limits: Value = schemars::schema_for!(Limits).into();
     let stream: Value = schemars::schema_for!(StreamInfo).into();
     json!({
@@ -48,6 +52,8 @@ pub fn describe() -> Value {
         ],
         "limits": limits,
         "stream": stream,
+        "page": page,
+        "problem": problem,
     })
 }
 

@@ -11,7 +11,9 @@
 //! | [`tick`] | every kind of tick |
 //! | [`codec`] | MessagePack and JSON, and the transcoder between them |
 //! | [`ws`] | the WebSocket protocol |
+//! | [`http`] | pages of history, problems |
 //! | [`continuity`] | the client's rule: nothing was missed |
+//! | [`describe`] | all of it as JSON Schema |
 //!
 //! No I/O and no async: CI builds and tests this crate alone.
 
@@ -21,6 +23,7 @@ pub mod codec;
 pub mod continuity;
 pub mod decimal;
 pub mod describe;
+pub mod http;
 pub mod id;
 pub mod position;
 pub mod subject;

@@ -129,9 +129,43 @@ proptest! {
         let mut transcoded = Vec::new();
         transcode(&packed, &mut transcoded).unwrap();
         prop_assert_eq!(String::from_utf8(transcoded).unwrap(), String::from_utf8(json).unwrap());
+    }
+
+    #[test]
+    fn times_survive_a_browser(tick in tick()) {
         // A browser would round a time that is a number.
         let value: serde_json::Value = serde_json::from_slice(&to_json(&tick).unwrap()).unwrap();
-        prop_assert!(value.get("tr").unwrap().is_string());
+        let head = tick.head();
+        for (key, time) in [("tr", Some(head.received)), ("te", head.event)] {
+            let written = value.get(key).map(|text| text.as_str().map(str::to_owned));
+            prop_assert_eq!(written, time.map(|time| Some(time.get().to_string())));
+        }
+        if let Tick::Bar(bar) = &tick {
+            let start = bar.start.get().to_string();
+            prop_assert_eq!(value.get("t0").and_then(|text| text.as_str()), Some(start.as_str()));
+        }
+    }
+
+    #[test]
+    fn decimals_keep_their_digits(whole in "(0|[1-9][0-9]{0,16})", part in "[0-9]{1,11}", negative: bool) {
+        let text = format!("{}{whole}.{part}", if negative { "-" } else { "" });
+        let price: Price = text.parse().unwrap();
+        let zero = price.is_zero() && negative;
+        prop_assert!(zero || price.to_string() == text, "{} became {}", text, price);
+        prop_assert_eq!(serde_json::to_value(price).unwrap(), price.to_string());
+    }
+
+    #[test]
+    fn a_pattern_reaches_no_further_than_it_says(one in symbol(), other in symbol()) {
+        let topic = |symbol: &Symbol| Topic::new(Kind::Quote, Venue::new("x").unwrap(), symbol.clone()).to_string();
+        let exact: Pattern = topic(&one).parse().unwrap();
+        prop_assert_eq!(exact.matches(&topic(&other)), one == other);
+        for wide in ["quote.x.*", "quote.x.>", "*.x.>", "quote.*.*"] {
+            prop_assert!(wide.parse::<Pattern>().unwrap().matches(&topic(&one)));
+        }
+        for narrow in ["trade.x.*", "quote.y.>", "*.y.>", "quote.x.*.1m"] {
+            prop_assert!(!narrow.parse::<Pattern>().unwrap().matches(&topic(&one)));
+        }
     }
 
     #[test]

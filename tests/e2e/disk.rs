@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
+use schemas::http::Page;
 use schemas::position::StreamSeq;
+use schemas::tick::Tick;
 use schemas::ws::Encoding;
 use tokio::time::timeout;
 
@@ -40,10 +42,9 @@ async fn recorded(world: &World, until: StreamSeq) -> Result<BTreeSet<u64>> {
         let path = format!("/v1/trades?venue=sim&symbol={SYMBOL}&from=0&limit=5000{next}");
         let (status, page) = world.get(&path).await?;
         assert_eq!(status, 200, "{page}");
-        for item in page["items"].as_array().context("items")? {
-            recorded.insert(item["s"].as_u64().context("s")?);
-        }
-        match page["next"].as_str() {
+        let page: Page<Tick> = serde_json::from_value(page)?;
+        recorded.extend(page.items.iter().map(|item| item.s.get()));
+        match page.next {
             Some(cursor) => next = format!("&cursor={cursor}"),
             None => break,
         }

@@ -6,6 +6,7 @@ use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use schemas::codec::transcode;
+use schemas::http::Position;
 use schemas::id::{Interval, Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
@@ -212,7 +213,7 @@ fn list(
         body.extend_from_slice(format!(",\"next\":{}", json!(next)).as_bytes());
     }
     if let Some(Progress { epoch, floor }) = progress {
-        let pos = json!({ stream: { "e": epoch, "c": floor } });
+        let pos = json!({ stream: Position { e: epoch, c: floor } });
         body.extend_from_slice(format!(",\"pos\":{pos}").as_bytes());
     }
     body.push(b'}');

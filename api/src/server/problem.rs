@@ -1,10 +1,11 @@
 //! Errors as `application/problem+json` (RFC 9457): what is wrong, which parameter, which limit.
 
+use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bus::api::ApiError;
-use serde_json::json;
+use schemas::http;
 use tracing::error;
 
 use crate::store::StoreError;
@@ -76,16 +77,11 @@ impl From<&ApiError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if let (Some(parameter), Some(fields)) = (self.parameter, body.as_object_mut()) {
-            fields.insert("parameter".to_owned(), json!(parameter));
-        }
-        let mut response = (self.status, body.to_string()).into_response();
+        let body = http::Problem {
+            parameter: self.parameter,
+            ..http::Problem::new(self.status.as_u16(), self.title, self.detail)
+        };
+        let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
