@@ -20,6 +20,7 @@ const seqOf = (cursor) => Number(cursor.split('.')[0]);
 
 export class Continuity {
   #asked = new Map();
+  #leaving = new Set();
   #counts = { delivered: 0, duplicates: 0, holes: 0, gaps: 0, skips: 0, resets: 0 };
   #patterns = [];
   #streams = [];
@@ -42,6 +43,11 @@ export class Continuity {
   /** Says that a subscription is sent under this id, going on at these positions. */
   subscribing(id, from) {
     this.#asked.set(id, from);
+  }
+
+  /** Says that topics and patterns are unsubscribed under this id. */
+  unsubscribing(id) {
+    this.#leaving.add(id);
   }
 
   /** Says that these topics, or all, are subscribed again from `resume()`. */
@@ -73,6 +79,10 @@ export class Continuity {
         this.#welcome(message.streams);
         return 'other';
       case 'ack': {
+        if (this.#leaving.delete(message.id)) {
+          this.#left(message.ok.map((left) => left.c));
+          return 'other';
+        }
         const asked = this.#asked.get(message.id) ?? {};
         this.#asked.delete(message.id);
         for (const accepted of message.ok) this.#acknowledged(accepted.c, accepted.pos ?? {}, asked);
@@ -135,18 +145,36 @@ export class Continuity {
       if (pattern) {
         const held = this.#patterns.some((other) => other.pattern === text && other.stream === name);
         if (!held) this.#patterns.push({ pattern: text, stream: name, start });
-      } else if (!this.#topics.has(text)) {
-        this.#topics.set(text, { stream: index, pos: start, repairing: false });
+      } else {
+        // Whatever a pattern still owes of it comes before its own start.
+        const pos = Math.min(start, this.#covered(text, name) ?? start);
+        if (!this.#topics.has(text)) this.#topics.set(text, { stream: index, pos, seen: 0, repairing: false });
+        this.#topics.get(text).named = true;
       }
+    }
+  }
+
+  /** Where the earliest of the patterns that cover a topic begins. */
+  #covered(text, name) {
+    const starts = this.#patterns.filter((held) => held.stream === name && covers(held.pattern, text)).map((held) => held.start);
+    return starts.length > 0 ? Math.min(...starts) : undefined;
+  }
+
+  #left(texts) {
+    for (const text of texts) {
+      this.#patterns = this.#patterns.filter((held) => held.pattern !== text);
+      const topic = this.#topics.get(text);
+      if (topic) topic.named = false;
+    }
+    for (const [text, topic] of this.#topics) {
+      if (!topic.named && !this.#patterns.some((held) => covers(held.pattern, text))) this.#topics.delete(text);
     }
   }
 
   #entry(text, stream) {
     let topic = this.#topics.get(text);
     if (topic === undefined) {
-      const name = this.#streams[stream]?.name;
-      const starts = this.#patterns.filter((held) => held.stream === name && covers(held.pattern, text)).map((held) => held.start);
-      topic = { stream, pos: starts.length > 0 ? Math.min(...starts) : 0, repairing: false };
+      topic = { stream, pos: this.#covered(text, this.#streams[stream]?.name) ?? 0, seen: 0, named: false, repairing: false };
       this.#topics.set(text, topic);
     }
     return topic;
@@ -154,11 +182,12 @@ export class Continuity {
 
   #snapshot(text, s, stream) {
     const topic = this.#entry(text, stream);
-    if (topic.repairing || s <= topic.pos) {
+    if (topic.repairing || s <= topic.seen) {
       this.#counts.duplicates += 1;
       return 'drop';
     }
-    topic.pos = s;
+    topic.pos = Math.max(topic.pos, s);
+    topic.seen = s;
     this.#counts.delivered += 1;
     return 'deliver';
   }
@@ -176,6 +205,7 @@ export class Continuity {
       return 'hole';
     }
     topic.pos = s;
+    topic.seen = s;
     this.#counts.delivered += 1;
     return 'deliver';
   }
@@ -203,12 +233,12 @@ export class Continuity {
   #reset({ st, c, e }) {
     this.#counts.resets += 1;
     const topic = this.#topics.get(c);
-    if (topic) topic.pos = 0;
+    if (topic) [topic.pos, topic.seen] = [0, 0];
     const index = this.#streams.findIndex((stream) => stream.name === st);
     if (index < 0) return;
     this.#streams[index].epoch = e;
     this.#streams[index].cursor = undefined;
     for (const held of this.#patterns) if (held.stream === st) held.start = 0;
-    for (const held of this.#topics.values()) if (held.stream === index) held.pos = 0;
+    for (const held of this.#topics.values()) if (held.stream === index) [held.pos, held.seen] = [0, 0];
   }
 }

@@ -125,6 +125,7 @@ export class Stream extends EventTarget {
     if (this.#socket?.readyState !== WebSocket.OPEN) return;
     const id = ++this.#id;
     if (op === 'subscribe') this.#continuity.subscribing(id, from ?? {});
+    else this.#continuity.unsubscribing(id);
     this.#socket.send(JSON.stringify([{ op, id, topics, ...options, ...(from && { from }) }]));
   }
 

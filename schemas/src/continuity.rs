@@ -3,7 +3,8 @@
 //! Per topic there is one position. A message with `s` at or below it was seen; one whose `p` is at
 //! or below it follows without a hole; any other one shows that something is missing, and the
 //! topic must be subscribed again from its position. Whatever the server leaves out on purpose it
-//! declares, and a declaration moves the position.
+//! declares, and a declaration moves the position. A snapshot is a value, not a message of the
+//! sequence: it is news unless that value was seen, even where it is older than the position.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,8 +67,24 @@ struct Held {
 struct Topic {
     stream: usize,
     pos: StreamSeq,
+    /// The latest value that was delivered.
+    seen: StreamSeq,
+    /// Subscribed by name, not only by patterns.
+    named: bool,
     /// Subscribed again, and not acknowledged yet: everything until then is ignored.
     repairing: bool,
+}
+
+impl Topic {
+    const fn at(stream: usize, pos: StreamSeq) -> Self {
+        Self {
+            stream,
+            pos,
+            seen: StreamSeq::ZERO,
+            named: false,
+            repairing: false,
+        }
+    }
 }
 
 /// The state of one client, over any number of connections.
@@ -78,6 +95,8 @@ pub struct Continuity {
     patterns: Vec<Held>,
     /// Positions sent with subscriptions that are not acknowledged yet.
     asked: BTreeMap<u64, BTreeMap<String, From>>,
+    /// Unsubscriptions that are not acknowledged yet.
+    leaving: BTreeSet<u64>,
     counts: Counts,
 }
 
@@ -106,6 +125,12 @@ impl Continuity {
     /// where the acknowledgement would otherwise start topics at the head.
     pub fn subscribing(&mut self, id: u64, from: BTreeMap<String, From>) {
         self.asked.insert(id, from);
+    }
+
+    /// Says that topics and patterns are unsubscribed under this id: once that is acknowledged, what
+    /// nothing else covers is forgotten, and may be subscribed anew from the head.
+    pub fn unsubscribing(&mut self, id: u64) {
+        self.leaving.insert(id);
     }
 
     /// Says that these topics, or everything if `None`, are subscribed again from
@@ -149,6 +174,10 @@ impl Continuity {
         match message {
             ServerMessage::Welcome { streams, .. } => self.welcome(streams),
             ServerMessage::Ack { id, ok, .. } => {
+                if id.is_some_and(|id| self.leaving.remove(&id)) {
+                    self.left(ok.iter().map(|left| left.c.as_str()));
+                    return Verdict::Other;
+                }
                 let asked = id.and_then(|id| self.asked.remove(&id)).unwrap_or_default();
                 for accepted in ok {
                     self.acknowledged(&accepted.c, &accepted.pos, &asked);
@@ -273,58 +302,60 @@ impl Continuity {
                         start,
                     });
                 }
-            } else if !self.topics.contains_key(text) {
-                self.topics.insert(
-                    text.to_owned(),
-                    Topic {
-                        stream: index,
-                        pos: start,
-                        repairing: false,
-                    },
-                );
+            } else {
+                // Whatever a pattern still owes of it comes before its own start.
+                let start = self
+                    .covered(text, name)
+                    .map_or(start, |held| held.min(start));
+                let topic = self.topics.entry(text.to_owned());
+                topic.or_insert(Topic::at(index, start)).named = true;
             }
         }
     }
 
-    fn entry(&mut self, text: &str, stream: usize) -> &mut Topic {
-        if !self.topics.contains_key(text) {
-            let name = self
-                .streams
-                .get(stream)
-                .map_or("", |stream| stream.name.as_str());
-            let covering = self
-                .patterns
-                .iter()
-                .filter(|held| held.stream == name && held.pattern.matches(text));
-            // Held since the earliest of them.
-            let pos = covering
-                .map(|held| held.start)
-                .min()
-                .unwrap_or(StreamSeq::ZERO);
-            self.topics.insert(
-                text.to_owned(),
-                Topic {
-                    stream,
-                    pos,
-                    repairing: false,
-                },
-            );
+    /// Where the earliest of the patterns that cover a topic begins.
+    fn covered(&self, text: &str, stream: &str) -> Option<StreamSeq> {
+        let covering = self
+            .patterns
+            .iter()
+            .filter(|held| held.stream == stream && held.pattern.matches(text));
+        covering.map(|held| held.start).min()
+    }
+
+    fn left<'a>(&mut self, texts: impl Iterator<Item = &'a str>) {
+        for text in texts {
+            self.patterns.retain(|held| held.pattern.as_str() != text);
+            if let Some(topic) = self.topics.get_mut(text) {
+                topic.named = false;
+            }
         }
-        let fresh = Topic {
-            stream,
-            pos: StreamSeq::ZERO,
-            repairing: false,
+        let patterns = &self.patterns;
+        self.topics.retain(|text, topic| {
+            topic.named || patterns.iter().any(|held| held.pattern.matches(text))
+        });
+    }
+
+    fn entry(&mut self, text: &str, stream: usize) -> &mut Topic {
+        let name = self
+            .streams
+            .get(stream)
+            .map_or("", |stream| stream.name.as_str());
+        let start = if self.topics.contains_key(text) {
+            StreamSeq::ZERO
+        } else {
+            self.covered(text, name).unwrap_or(StreamSeq::ZERO)
         };
-        self.topics.entry(text.to_owned()).or_insert(fresh)
+        let topic = self.topics.entry(text.to_owned());
+        topic.or_insert(Topic::at(stream, start))
     }
 
     fn snapshot(&mut self, text: &str, s: StreamSeq, stream: usize) -> Verdict {
         let topic = self.entry(text, stream);
-        if topic.repairing || s <= topic.pos {
+        if topic.repairing || s <= topic.seen {
             self.counts.duplicates += 1;
             return Verdict::Drop;
         }
-        topic.pos = s;
+        (topic.pos, topic.seen) = (topic.pos.max(s), s);
         self.counts.delivered += 1;
         Verdict::Deliver
     }
@@ -344,7 +375,7 @@ impl Continuity {
             self.counts.holes += 1;
             return Verdict::Hole;
         }
-        topic.pos = s;
+        (topic.pos, topic.seen) = (s, s);
         self.counts.delivered += 1;
         Verdict::Deliver
     }
@@ -385,7 +416,7 @@ impl Continuity {
     fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch) {
         self.counts.resets += 1;
         if let Some(topic) = topic.and_then(|topic| self.topics.get_mut(topic)) {
-            topic.pos = StreamSeq::ZERO;
+            (topic.pos, topic.seen) = (StreamSeq::ZERO, StreamSeq::ZERO);
         }
         let Some(name) = stream else { return };
         let Some(index) = self.streams.iter().position(|known| known.name == name) else {
@@ -402,7 +433,7 @@ impl Continuity {
             .values_mut()
             .filter(|topic| topic.stream == index)
         {
-            topic.pos = StreamSeq::ZERO;
+            (topic.pos, topic.seen) = (StreamSeq::ZERO, StreamSeq::ZERO);
         }
     }
 }

@@ -35,6 +35,8 @@ fn run(continuity: &mut Continuity, step: &Value) {
         let (id, from): (u64, BTreeMap<String, From>) =
             serde_json::from_value(asked.clone()).unwrap();
         continuity.subscribing(id, from);
+    } else if let Some(id) = step.get("unsubscribing") {
+        continuity.unsubscribing(id.as_u64().unwrap());
     } else if let Some(topics) = step.get("resubscribed") {
         let topics: Option<Vec<String>> = serde_json::from_value(topics.clone()).unwrap();
         continuity.resubscribed(topics.as_deref());
@@ -58,7 +60,7 @@ fn run(continuity: &mut Continuity, step: &Value) {
 #[test]
 fn the_golden_traces_hold() {
     let traces: Vec<Trace> = serde_json::from_str(include_str!("golden/continuity.json")).unwrap();
-    assert!(traces.len() >= 12);
+    assert!(traces.len() >= 15);
     for trace in traces {
         let mut continuity = Continuity::new();
         for step in &trace.steps {
