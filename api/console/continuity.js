@@ -21,6 +21,7 @@ const seqOf = (cursor) => Number(cursor.split('.')[0]);
 export class Continuity {
   #asked = new Map();
   #leaving = new Set();
+  #offered = undefined;
   #counts = { delivered: 0, duplicates: 0, holes: 0, gaps: 0, skips: 0, resets: 0 };
   #patterns = [];
   #streams = [];
@@ -57,6 +58,16 @@ export class Continuity {
     }
   }
 
+  /** Says that the connection is gone, and that these topics and patterns are subscribed again. */
+  reconnecting(wanted) {
+    this.#asked.clear();
+    this.#leaving.clear();
+    const held = [...this.#topics.keys(), ...this.#patterns.map((pattern) => pattern.pattern)];
+    this.#left(held.filter((text) => !wanted.includes(text)));
+    if (this.#offered) this.#welcome(this.#offered);
+    this.resubscribed();
+  }
+
   /** The `from` of a subscription that goes on here: of these topics, or of all. */
   resume(topics = undefined) {
     const from = {};
@@ -66,6 +77,10 @@ export class Continuity {
         if (topic.stream === index && (topics === undefined || topics.includes(text))) s[text] = topic.pos;
       }
       const c = topics === undefined ? stream.cursor : undefined;
+      // Topics of a pattern that have sent nothing yet go on where it began.
+      for (const held of topics === undefined ? this.#patterns : []) {
+        if (held.stream === stream.name && (c === undefined || seqOf(c) < held.start)) s[held.pattern] = held.start;
+      }
       const any = Object.keys(s).length > 0;
       if (c !== undefined || any) from[stream.name] = { e: stream.epoch, ...(c !== undefined && { c }), ...(any && { s }) };
     });
@@ -120,7 +135,12 @@ export class Continuity {
     const known = (info) => this.#streams.find((stream) => stream.name === info.name && stream.epoch === info.e);
     // A position of another epoch is answered with a reset; until then the old one is kept, so that
     // the resumption names it.
-    if (streams.some((info) => !known(info) && this.#streams.some((stream) => stream.name === info.name))) return;
+    const standsIn = (name) => {
+      const index = this.#streams.findIndex((stream) => stream.name === name);
+      return index >= 0 && (this.#patterns.some((held) => held.stream === name) || [...this.#topics.values()].some((topic) => topic.stream === index));
+    };
+    this.#offered = streams.some((info) => !known(info) && standsIn(info.name)) ? streams : undefined;
+    if (this.#offered) return;
     const renumbered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
     for (const topic of this.#topics.values()) {
       const name = this.#streams[topic.stream]?.name;
@@ -138,10 +158,12 @@ export class Continuity {
       const index = this.#streams.findIndex((stream) => stream.name === name);
       if (index < 0) continue;
       const from = asked[name];
-      const start = from ? Math.max(from.s?.[text] ?? 0, from.c === undefined ? 0 : seqOf(from.c)) : head;
-      // A subscription that begins before the cursor takes the cursor back with it.
+      const places = [from?.s?.[text], from?.c && seqOf(from.c)].filter((place) => place !== undefined);
+      // The answer says where the beginning is.
+      const start = Math.max(0, ...places) || head;
+      // The cursor does not speak for a subscription that begins before it.
       const stream = this.#streams[index];
-      if (from?.c !== undefined && stream.cursor !== undefined && seqOf(stream.cursor) > seqOf(from.c)) stream.cursor = from.c;
+      if (stream.cursor !== undefined && seqOf(stream.cursor) > start) stream.cursor = undefined;
       if (pattern) {
         const held = this.#patterns.some((other) => other.pattern === text && other.stream === name);
         if (!held) this.#patterns.push({ pattern: text, stream: name, start });
@@ -211,6 +233,16 @@ export class Continuity {
   }
 
   #raise(text, to, stream) {
+    if (isPattern(text)) {
+      const name = this.#streams[stream]?.name;
+      for (const held of this.#patterns) {
+        if (held.pattern === text && held.stream === name) held.start = Math.max(held.start, to);
+      }
+      for (const [topic, held] of this.#topics) {
+        if (held.stream === stream && !held.repairing && covers(text, topic)) held.pos = Math.max(held.pos, to);
+      }
+      return;
+    }
     const topic = this.#entry(text, stream);
     if (!topic.repairing) topic.pos = Math.max(topic.pos, to);
   }
@@ -230,15 +262,15 @@ export class Continuity {
     }
   }
 
-  #reset({ st, c, e }) {
+  #reset({ st, c, e, s = 0 }) {
     this.#counts.resets += 1;
     const topic = this.#topics.get(c);
-    if (topic) [topic.pos, topic.seen] = [0, 0];
+    if (topic) [topic.pos, topic.seen] = [s, 0];
     const index = this.#streams.findIndex((stream) => stream.name === st);
     if (index < 0) return;
     this.#streams[index].epoch = e;
     this.#streams[index].cursor = undefined;
-    for (const held of this.#patterns) if (held.stream === st) held.start = 0;
-    for (const held of this.#topics.values()) if (held.stream === index) [held.pos, held.seen] = [0, 0];
+    for (const held of this.#patterns) if (held.stream === st) held.start = s;
+    for (const held of this.#topics.values()) if (held.stream === index) [held.pos, held.seen] = [s, 0];
   }
 }

@@ -106,8 +106,8 @@ export class Stream extends EventTarget {
 
   /** Subscribes to everything again, from where it was left. */
   #resume() {
+    this.#continuity.reconnecting([...this.#wanted.keys()]);
     const from = this.#continuity.resume();
-    this.#continuity.resubscribed();
     const groups = Map.groupBy(this.#wanted.keys(), (topic) => JSON.stringify(this.#wanted.get(topic)));
     for (const [options, topics] of groups) this.#ask('subscribe', topics, JSON.parse(options), from);
     const pause = this.#dropped === undefined ? undefined : performance.now() - this.#dropped;

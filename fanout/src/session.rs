@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::id::Kind;
-use schemas::position::StreamSeq;
+use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::topic::Pattern;
 use schemas::ws::{
@@ -53,9 +53,18 @@ enum Phase {
     /// Messages behind the floor go out as they come.
     Live,
     /// The last value goes out when there is room; what comes meanwhile is covered by it.
-    Snapshot { from: StreamSeq, resumed: bool },
+    Snapshot { from: StreamSeq, covers: Covers },
     /// Everything behind a position goes out when there is room.
     CatchUp { pos: StreamSeq, since: Instant },
+}
+
+/// What a snapshot stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Covers {
+    /// A first look at the topic.
+    Nothing,
+    /// Everything between a client's position and the value, left out on purpose.
+    Omissions,
 }
 
 #[derive(Debug)]
@@ -195,6 +204,8 @@ impl Session {
             self.conflate(live, now + pause);
             return Ok(());
         }
+        // What was pending before the conflation was lifted goes first.
+        self.release(topic, now)?;
         if live.topic.kind == Kind::Trade
             && let Some(quote) = self.quotes.get(&live.topic.instrument).copied()
         {
@@ -339,15 +350,15 @@ impl Session {
             };
             let done = match held.phase {
                 Phase::Live => true,
-                Phase::Snapshot { resumed, .. } => {
-                    self.pull_snapshot(&known, topic, resumed, (out, count));
+                Phase::Snapshot { covers, .. } => {
+                    self.pull_snapshot(&known, topic, covers, (out, count));
                     true
                 }
                 Phase::CatchUp { pos, since } => {
                     let reached =
                         self.pull_messages(&known, store, topic, pos, limit, (out, count));
                     if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                        self.void(&known, topic);
+                        self.void(&known, topic, (out, count));
                         self.pulls.push_back(topic);
                         continue;
                     }
@@ -385,7 +396,7 @@ impl Session {
         &mut self,
         known: &Known,
         topic: TopicId,
-        resumed: bool,
+        covers: Covers,
         (out, count): (&mut Vec<u8>, &mut usize),
     ) {
         let Some(held) = self.topics.get_mut(&topic) else {
@@ -396,7 +407,7 @@ impl Session {
             return;
         };
         held.floor = held.floor.max(last.seq);
-        if resumed {
+        if covers == Covers::Omissions {
             // A resumed state topic: everything between is declared, the latest follows.
             self.metrics.skipped.inc();
             let item = Skipped(last.topic.text.to_string(), last.prev, None);
@@ -436,9 +447,13 @@ impl Session {
                     }
                     pos = live.seq;
                 }
-                Next::Missing(to) if to <= self.applied => {
+                // What lies beyond the dispatched head comes as live.
+                Next::Missing(to) if pos < self.applied => {
+                    let to = to.min(self.applied);
                     self.metrics.gap(GapReason::Retention);
-                    let gap = gap_message(known, store, topic, pos, to, GapReason::Retention);
+                    let gap = known.info(topic).and_then(|info| {
+                        gap_message(known, store, &info.text, (pos, to), GapReason::Retention)
+                    });
                     if let Some(gap) = gap {
                         self.append_message(&gap, (out, count));
                     }
@@ -475,23 +490,63 @@ impl Session {
     }
 
     /// A position that this replica never reached belongs to no history: start from the last value.
-    fn void(&mut self, known: &Known, topic: TopicId) {
+    fn void(&mut self, known: &Known, topic: TopicId, sink: (&mut Vec<u8>, &mut usize)) {
         let Some(epoch) = known.epoch else { return };
         self.metrics.resets.inc();
         if let Some(held) = self.topics.get_mut(&topic) {
             held.phase = Phase::Snapshot {
-                from: self.applied,
-                resumed: false,
+                from: known.origin(),
+                covers: Covers::Nothing,
             };
             held.floor = StreamSeq::ZERO;
         }
-        if let Some(last) = known.last(topic) {
-            let c = Some(last.topic.text.to_string());
-            self.say(&ServerMessage::Reset {
+        if let Some(info) = known.info(topic) {
+            let c = Some(info.text.to_string());
+            let reset = ServerMessage::Reset {
                 st: None,
                 c,
                 e: epoch,
-            });
+                s: known.origin(),
+            };
+            self.append_message(&reset, sink);
+        }
+    }
+
+    /// Positions of this stream are void: says so, and starts every topic from its last value.
+    fn void_all(&mut self, known: &Known, store: &Store, epoch: Epoch) {
+        self.metrics.resets.inc();
+        self.cursor = StreamSeq::ZERO;
+        self.slots.clear();
+        self.quotes.clear();
+        self.pulls.clear();
+        self.say(&ServerMessage::Reset {
+            st: Some(store.stream.clone()),
+            c: None,
+            e: epoch,
+            s: known.origin(),
+        });
+        for (topic, held) in &mut self.topics {
+            held.phase = Phase::Snapshot {
+                from: known.origin(),
+                covers: Covers::Nothing,
+            };
+            held.floor = StreamSeq::ZERO;
+            held.queued = true;
+            self.pulls.push_back(*topic);
+        }
+    }
+
+    fn declare_gap(
+        &mut self,
+        known: &Known,
+        store: &Store,
+        text: &str,
+        (pos, to): (StreamSeq, StreamSeq),
+        why: GapReason,
+    ) {
+        self.metrics.gap(why);
+        if let Some(gap) = gap_message(known, store, text, (pos, to), why) {
+            self.say(&gap);
         }
     }
 
@@ -568,12 +623,17 @@ impl Session {
         store: &Store,
         (from, to): (StreamSeq, StreamSeq),
     ) {
-        let topics: Vec<TopicId> = self.topics.keys().copied().collect();
-        for topic in topics {
-            self.metrics.gap(GapReason::Retention);
-            let gap = gap_message(known, store, topic, from.prev(), to, GapReason::Retention);
-            if let Some(gap) = gap {
-                self.say(&gap);
+        let live: Vec<TopicId> = self
+            .topics
+            .iter()
+            // Whoever still catches up or waits for a value declares it on the way.
+            .filter(|(_, held)| held.phase == Phase::Live)
+            .map(|(topic, _)| *topic)
+            .collect();
+        for topic in live {
+            if let Some(info) = known.info(topic) {
+                let span = (from.prev(), to);
+                self.declare_gap(known, store, &info.text, span, GapReason::Retention);
             }
             if let Some(held) = self.topics.get_mut(&topic) {
                 held.floor = held.floor.max(to);
@@ -583,52 +643,36 @@ impl Session {
     }
 
     /// The history was rewound: nothing that was sent counts any more.
-    pub(crate) fn reset(&mut self, store: &Store, epoch: schemas::position::Epoch) {
-        self.metrics.resets.inc();
+    pub(crate) fn reset(&mut self, known: &Known, store: &Store, epoch: Epoch) {
         self.applied = StreamSeq::ZERO;
-        self.cursor = StreamSeq::ZERO;
-        self.slots.clear();
-        self.quotes.clear();
-        self.pulls.clear();
-        self.say(&ServerMessage::Reset {
-            st: Some(store.stream.clone()),
-            c: None,
-            e: epoch,
-        });
-        for (topic, held) in &mut self.topics {
-            held.phase = Phase::Snapshot {
-                from: StreamSeq::ZERO,
-                resumed: false,
-            };
-            held.floor = StreamSeq::ZERO;
-            held.queued = true;
-            self.pulls.push_back(*topic);
-        }
+        self.void_all(known, store, epoch);
     }
 }
 
-/// What is missing of a topic behind `pos`, and where it may be had.
+/// What is missing of a topic or pattern behind `pos`, and where it may be had.
 fn gap_message(
     known: &Known,
     store: &Store,
-    topic: TopicId,
-    pos: StreamSeq,
-    to: StreamSeq,
+    text: &str,
+    (pos, to): (StreamSeq, StreamSeq),
     why: GapReason,
 ) -> Option<ServerMessage<()>> {
-    let text = known.info(topic)?.text.to_string();
     let epoch = known.epoch?;
-    let fill = format!(
-        "/v1/ticks?stream={}&topic={}&epoch={epoch}&after={pos}&until={to}",
-        store.stream,
-        percent(&text)
-    );
+    let kind = text.split('.').next().and_then(|kind| kind.parse().ok());
+    let is_recorded = !text.contains(['*', '>']) && kind.is_some_and(Kind::has_history);
+    let fill = is_recorded.then(|| {
+        format!(
+            "/v1/ticks?stream={}&topic={}&epoch={epoch}&after={pos}&until={to}",
+            store.stream,
+            percent(text)
+        )
+    });
     Some(ServerMessage::Gap {
-        c: text,
+        c: text.to_owned(),
         from: pos.next(),
         to,
         why,
-        fill,
+        fill: fill.unwrap_or_default(),
         x: 0,
     })
 }

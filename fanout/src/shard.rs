@@ -240,7 +240,7 @@ impl Shard {
         for connection in connections.values() {
             let mut session = connection.session.borrow_mut();
             if let Some(epoch) = rewound {
-                session.reset(&self.shared.store, epoch);
+                session.reset(&known, &self.shared.store, epoch);
             }
             session.applied(head);
             connection.wake.notify_one();

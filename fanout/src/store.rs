@@ -129,7 +129,8 @@ pub(crate) struct Known {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) head: StreamSeq,
     pub(crate) head_time: UnixNanos,
-    first_seq: StreamSeq,
+    /// Messages up to here are unknown: trimmed before they were read. Nothing is told of them.
+    origin: StreamSeq,
     /// Messages up to here were last values when the reader joined, not all that there was.
     joined: StreamSeq,
     /// Every message behind this is in the ring.
@@ -163,7 +164,7 @@ impl Known {
             epoch: None,
             head: StreamSeq::ZERO,
             head_time: UnixNanos::EPOCH,
-            first_seq: StreamSeq::ZERO,
+            origin: StreamSeq::ZERO,
             joined: StreamSeq::ZERO,
             floor: StreamSeq::ZERO,
             slots: Vec::new(),
@@ -181,10 +182,10 @@ impl Known {
     /// Begins a history: everything up to `joined` comes as last values only.
     pub(crate) fn begin(&mut self, epoch: Epoch, first_seq: StreamSeq, joined: StreamSeq) {
         self.epoch = Some(epoch);
-        self.first_seq = first_seq;
+        self.origin = first_seq.prev();
         self.joined = joined;
-        self.floor = self.floor.max(joined).max(first_seq.prev());
-        self.head = self.head.max(first_seq.prev());
+        self.floor = self.floor.max(joined).max(self.origin);
+        self.head = self.head.max(self.origin);
     }
 
     /// Forgets a history that was rewound; topics keep their ids.
@@ -203,6 +204,7 @@ impl Known {
 
     /// Messages up to `to` were trimmed before they were read: nothing before is complete.
     pub(crate) fn trimmed(&mut self, to: StreamSeq) {
+        self.origin = self.origin.max(to);
         self.floor = self.floor.max(to);
         self.head = self.head.max(to);
     }
@@ -219,12 +221,12 @@ impl Known {
             Some(id) => *id,
             None => self.intern(subject)?,
         };
-        let (first, joined) = (self.first_seq, self.joined);
+        let (origin, joined) = (self.origin, self.joined);
         let slot = self.slots.get_mut(id.index())?;
         let prev = match &slot.last {
             _ if seq <= joined => seq.prev(),
-            Some(last) => last.seq,
-            None => first.prev(),
+            Some(last) => last.seq.max(origin),
+            None => origin,
         };
         let payload = Bytes::copy_from_slice(payload);
         let live = Arc::new(Live::new(
@@ -317,9 +319,7 @@ impl Known {
         };
         match self.ring.get(at) {
             // The message before this one is older than the position: nothing is missing.
-            Some(live) if live.prev <= after || live.prev < self.first_seq => {
-                Next::Message(Arc::clone(live))
-            }
+            Some(live) if live.prev <= after => Next::Message(Arc::clone(live)),
             Some(live) => Next::Missing(live.prev),
             None => Next::End,
         }
@@ -361,9 +361,9 @@ impl Known {
         Some(Cursor::new(live.seq, live.time))
     }
 
-    /// The first retained sequence, as read when the reader joined.
-    pub(crate) const fn first_seq(&self) -> StreamSeq {
-        self.first_seq
+    /// Nothing is known of messages up to here: the beginning of what can be told.
+    pub(crate) const fn origin(&self) -> StreamSeq {
+        self.origin
     }
 
     /// Messages in the ring, and what they cost in bytes.

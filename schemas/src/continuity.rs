@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::position::{Cursor, Epoch, StreamSeq};
 use crate::topic::Pattern;
-use crate::ws::{From, ServerMessage};
+use crate::ws::{From, ServerMessage, StreamInfo};
 
 /// What a message means to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct Continuity {
     asked: BTreeMap<u64, BTreeMap<String, From>>,
     /// Unsubscriptions that are not acknowledged yet.
     leaving: BTreeSet<u64>,
+    /// The streams of the last welcome, where they are of another history than what is held.
+    offered: Vec<StreamInfo>,
     counts: Counts,
 }
 
@@ -143,6 +145,27 @@ impl Continuity {
         }
     }
 
+    /// Says that the connection is gone, and that these topics and patterns are subscribed again on
+    /// another one from [`Continuity::resume`]: nothing counts until their acknowledgements, and
+    /// what they do not cover is forgotten.
+    pub fn reconnecting(&mut self, wanted: &BTreeSet<String>) {
+        self.asked.clear();
+        self.leaving.clear();
+        let held: Vec<String> = self
+            .topics
+            .keys()
+            .cloned()
+            .chain(self.patterns.iter().map(|held| held.pattern.to_string()))
+            .filter(|text| !wanted.contains(text))
+            .collect();
+        self.left(held.iter().map(String::as_str));
+        let offered = std::mem::take(&mut self.offered);
+        if !offered.is_empty() {
+            self.welcome(&offered);
+        }
+        self.resubscribed(None);
+    }
+
     /// The `from` of a subscription that goes on here: of these topics, or of all if `None`.
     pub fn resume(&self, topics: Option<&BTreeSet<String>>) -> BTreeMap<String, From> {
         let mut from = BTreeMap::new();
@@ -152,9 +175,16 @@ impl Continuity {
                 .topics
                 .iter()
                 .filter(|(text, topic)| topic.stream == index && wanted(text));
-            let s: BTreeMap<String, StreamSeq> =
+            let mut s: BTreeMap<String, StreamSeq> =
                 own.map(|(text, topic)| (text.clone(), topic.pos)).collect();
             let c = stream.cursor.filter(|_| topics.is_none());
+            // Topics of a pattern that have sent nothing yet go on where it began.
+            let patterns = self.patterns.iter().filter(|held| {
+                topics.is_none()
+                    && held.stream == stream.name
+                    && c.is_none_or(|cursor| cursor.seq() < held.start)
+            });
+            s.extend(patterns.map(|held| (held.pattern.to_string(), held.start)));
             if c.is_some() || !s.is_empty() {
                 from.insert(
                     stream.name.clone(),
@@ -198,8 +228,8 @@ impl Continuity {
                 self.raise(c, *to, index(*x));
                 Verdict::Declared
             }
-            ServerMessage::Reset { st, c, e } => {
-                self.reset(st.as_deref(), c.as_deref(), *e);
+            ServerMessage::Reset { st, c, e, s } => {
+                self.reset(st.as_deref(), c.as_deref(), *e, *s);
                 Verdict::Void
             }
             ServerMessage::Hb { cur, .. } => {
@@ -218,7 +248,7 @@ impl Continuity {
         }
     }
 
-    fn welcome(&mut self, streams: &[crate::ws::StreamInfo]) -> Verdict {
+    fn welcome(&mut self, streams: &[StreamInfo]) -> Verdict {
         let mut void = false;
         let mut renumbered = Vec::with_capacity(streams.len());
         for info in streams {
@@ -226,7 +256,7 @@ impl Continuity {
                 .streams
                 .iter()
                 .find(|known| known.name == info.name && known.epoch == info.e);
-            void |= known.is_none() && self.streams.iter().any(|known| known.name == info.name);
+            void |= known.is_none() && self.stands_in(&info.name);
             renumbered.push(known.cloned().unwrap_or_else(|| Stream {
                 name: info.name.clone(),
                 epoch: info.e,
@@ -236,6 +266,7 @@ impl Continuity {
         // The server answers a position of another epoch with a reset; until then the old one is
         // kept, so that the resumption names it.
         if void {
+            self.offered = streams.to_vec();
             return Verdict::Other;
         }
         let names: Vec<String> = self
@@ -252,6 +283,15 @@ impl Continuity {
         }
         self.streams = renumbered;
         Verdict::Other
+    }
+
+    /// Whether anything is known of a stream by this name.
+    fn stands_in(&self, name: &str) -> bool {
+        let index = self.streams.iter().position(|known| known.name == name);
+        index.is_some_and(|index| {
+            self.patterns.iter().any(|held| held.stream == name)
+                || self.topics.values().any(|topic| topic.stream == index)
+        })
     }
 
     fn acknowledged(
@@ -278,17 +318,20 @@ impl Continuity {
             let Some(index) = self.streams.iter().position(|stream| stream.name == *name) else {
                 continue;
             };
-            let start = asked.get(name).map_or(*head, |from| {
-                let own = from.s.get(text).copied().unwrap_or(StreamSeq::ZERO);
-                own.max(from.c.map_or(StreamSeq::ZERO, Cursor::seq))
+            let asked_from = asked.get(name).and_then(|from| {
+                let own = from.s.get(text).copied();
+                own.max(from.c.map(Cursor::seq))
             });
-            // A subscription that begins before the cursor takes the cursor back with it: coming
-            // back from the higher one would skip what is still to come.
-            let earlier = asked.get(name).and_then(|from| from.c);
-            if let (Some(earlier), Some(stream)) = (earlier, self.streams.get_mut(index))
-                && stream.cursor.is_some_and(|held| held.seq() > earlier.seq())
+            // The answer says where the beginning is.
+            let start = asked_from
+                .filter(|from| *from > StreamSeq::ZERO)
+                .unwrap_or(*head);
+            // The cursor does not speak for a subscription that begins before it: until the next
+            // one, every topic and pattern is resumed from its own position.
+            if let Some(stream) = self.streams.get_mut(index)
+                && stream.cursor.is_some_and(|held| held.seq() > start)
             {
-                stream.cursor = Some(earlier);
+                stream.cursor = None;
             }
             if let Some(pattern) = &pattern {
                 let known = self
@@ -381,9 +424,32 @@ impl Continuity {
     }
 
     fn raise(&mut self, text: &str, to: StreamSeq, stream: usize) {
+        if let Some(pattern) = text
+            .contains(['*', '>'])
+            .then(|| text.parse::<Pattern>().ok())
+            .flatten()
+        {
+            return self.raise_all(&pattern, to, stream);
+        }
         let topic = self.entry(text, stream);
         if !topic.repairing {
             topic.pos = topic.pos.max(to);
+        }
+    }
+
+    fn raise_all(&mut self, pattern: &Pattern, to: StreamSeq, stream: usize) {
+        let Some(name) = self.streams.get(stream).map(|stream| stream.name.clone()) else {
+            return;
+        };
+        for held in &mut self.patterns {
+            if held.pattern == *pattern && held.stream == name {
+                held.start = held.start.max(to);
+            }
+        }
+        for (text, topic) in &mut self.topics {
+            if topic.stream == stream && !topic.repairing && pattern.matches(text) {
+                topic.pos = topic.pos.max(to);
+            }
         }
     }
 
@@ -413,10 +479,10 @@ impl Continuity {
         }
     }
 
-    fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch) {
+    fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch, start: StreamSeq) {
         self.counts.resets += 1;
         if let Some(topic) = topic.and_then(|topic| self.topics.get_mut(topic)) {
-            (topic.pos, topic.seen) = (StreamSeq::ZERO, StreamSeq::ZERO);
+            (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
         }
         let Some(name) = stream else { return };
         let Some(index) = self.streams.iter().position(|known| known.name == name) else {
@@ -426,14 +492,14 @@ impl Continuity {
             (stream.epoch, stream.cursor) = (epoch, None);
         }
         for held in self.patterns.iter_mut().filter(|held| held.stream == name) {
-            held.start = StreamSeq::ZERO;
+            held.start = start;
         }
         for topic in self
             .topics
             .values_mut()
             .filter(|topic| topic.stream == index)
         {
-            (topic.pos, topic.seen) = (StreamSeq::ZERO, StreamSeq::ZERO);
+            (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
         }
     }
 }

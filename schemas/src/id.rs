@@ -217,6 +217,21 @@ impl Kind {
         }
     }
 
+    /// Whether every message is recorded, so that history can be asked for by position; of the others
+    /// the latest is recorded, or none.
+    pub const fn has_history(self) -> bool {
+        match self {
+            Self::Trade
+            | Self::Quote
+            | Self::Status
+            | Self::Flow
+            | Self::Feed
+            | Self::Index
+            | Self::Bar => true,
+            Self::Book | Self::Stat | Self::Form | Self::Inst | Self::Ind | Self::Alert => false,
+        }
+    }
+
     /// Whether topics of this kind end in a variant, such as a bar's interval.
     pub const fn has_variant(self) -> bool {
         matches!(self, Self::Bar | Self::Form | Self::Ind)

@@ -65,7 +65,8 @@ pub struct From {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "Option<String>")]
     pub c: Option<Cursor>,
-    /// Positions of single topics, where they are higher.
+    /// Positions of single topics, where they are higher; of a pattern, for those of its topics that
+    /// have none of their own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     #[schemars(with = "BTreeMap<String, u64>")]
     pub s: BTreeMap<String, StreamSeq>,
@@ -366,9 +367,9 @@ pub enum ServerMessage<D> {
         #[serde(skip_serializing_if = "is_first", default)]
         x: u32,
     },
-    /// Messages of a topic that this server cannot give.
+    /// Messages of a topic, or of all topics of a pattern, that this server cannot give.
     Gap {
-        /// Topic.
+        /// Topic or pattern.
         c: String,
         /// First sequence that may be missing.
         #[schemars(with = "u64")]
@@ -378,7 +379,8 @@ pub enum ServerMessage<D> {
         to: StreamSeq,
         /// Why.
         why: GapReason,
-        /// Where they may be had over HTTP.
+        /// Where they may be had over HTTP, if they are recorded; empty otherwise, and absent.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
         fill: String,
         /// Index into the streams of `welcome`.
         #[serde(skip_serializing_if = "is_first", default)]
@@ -395,6 +397,10 @@ pub enum ServerMessage<D> {
         /// The epoch that counts from here.
         #[schemars(with = "String")]
         e: Epoch,
+        /// The position that takes their place: nothing is known of what lies before.
+        #[serde(skip_serializing_if = "is_zero", default)]
+        #[schemars(with = "u64")]
+        s: StreamSeq,
     },
     /// The server ended a subscription.
     End {
@@ -440,6 +446,14 @@ pub enum ServerMessage<D> {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         retry_after_ms: Option<u64>,
     },
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference to the field"
+)]
+const fn is_zero(seq: &StreamSeq) -> bool {
+    seq.get() == 0
 }
 
 #[expect(

@@ -37,6 +37,8 @@ fn run(continuity: &mut Continuity, step: &Value) {
         continuity.subscribing(id, from);
     } else if let Some(id) = step.get("unsubscribing") {
         continuity.unsubscribing(id.as_u64().unwrap());
+    } else if let Some(wanted) = step.get("reconnecting") {
+        continuity.reconnecting(&serde_json::from_value(wanted.clone()).unwrap());
     } else if let Some(topics) = step.get("resubscribed") {
         let topics: Option<Vec<String>> = serde_json::from_value(topics.clone()).unwrap();
         continuity.resubscribed(topics.as_deref());
@@ -60,7 +62,7 @@ fn run(continuity: &mut Continuity, step: &Value) {
 #[test]
 fn the_golden_traces_hold() {
     let traces: Vec<Trace> = serde_json::from_str(include_str!("golden/continuity.json")).unwrap();
-    assert!(traces.len() >= 15);
+    assert!(traces.len() >= 17);
     for trace in traces {
         let mut continuity = Continuity::new();
         for step in &trace.steps {

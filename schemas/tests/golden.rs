@@ -453,11 +453,13 @@ fn server(name: &str) -> ServerMessage<Tick> {
             st: Some("TICKS".to_owned()),
             c: None,
             e: epoch(),
+            s: StreamSeq::ZERO,
         },
         "reset of a topic" => ServerMessage::Reset {
             st: None,
             c: Some(c),
             e: epoch(),
+            s: StreamSeq::new(7),
         },
         "end" => ServerMessage::End {
             c,

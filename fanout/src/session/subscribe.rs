@@ -10,9 +10,26 @@ use schemas::ws::{
     Accepted, ClientOp, Conflate, ErrorCode, From, GapReason, Refused, ServerMessage, Subscribe,
 };
 
-use super::{Held, Phase, Session, Subscription, gap_message, refusal};
+use super::{Covers, Held, Phase, Session, Subscription, refusal};
 use crate::index::Index;
 use crate::store::{Known, Store, TopicId, TopicInfo};
+
+/// Gives way to every conflation that was asked for.
+const WIDEST: Conflate = Conflate::Millis(u32::MAX);
+
+/// The positions that a client names belong to no history that is known here.
+struct Void;
+
+/// Where a topic begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At the head.
+    Head,
+    /// Behind a position.
+    Behind(StreamSeq),
+    /// With its last value, of whatever kind: positions are void.
+    Value,
+}
 
 /// The shared state that ops need besides the session.
 pub(crate) struct Reply<'a> {
@@ -52,7 +69,13 @@ impl Session {
 
     fn subscribe(&mut self, op: &Subscribe, cx: &mut Reply<'_>) {
         let (mut ok, mut err, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
-        let pos: BTreeMap<String, StreamSeq> = [(cx.store.stream.clone(), self.applied)].into();
+        // From the beginning is from where this replica can tell: the answer says where that is.
+        let begin = if begins(op, cx.store) {
+            cx.store.read().origin()
+        } else {
+            self.applied
+        };
+        let pos: BTreeMap<String, StreamSeq> = [(cx.store.stream.clone(), begin)].into();
         for text in &op.topics {
             match self.accept(text, op) {
                 Ok(selector) => {
@@ -72,6 +95,8 @@ impl Session {
         self.say(&ServerMessage::Ack { id: op.id, ok, err });
         let known = cx.store.read();
         let from = self.position(op, &known, cx.store);
+        let voided = from.is_err();
+        let from = from.ok().flatten();
         for (text, selector) in accepted {
             let pattern = match &selector {
                 Selector::Topic(_) => None,
@@ -85,21 +110,62 @@ impl Session {
                 .subscriptions
                 .insert(text.as_str().into(), held)
                 .is_none();
+            if let Some(from) = from {
+                self.declare_trimmed(&known, cx.store, from, (&text, &selector));
+            }
+            let asked = |topic: &TopicInfo| match from {
+                _ if voided => Start::Value,
+                Some(from) => position_of(from, topic, &text).map_or(Start::Head, Start::Behind),
+                None => Start::Head,
+            };
             match selector {
                 Selector::Topic(_) => match known.topic(&text) {
-                    Some(topic) => self.hold(&known, topic, op, from, cx),
+                    Some(topic) => self.hold(&known, topic, op, asked(topic), cx),
                     None if fresh => cx.index.await_birth(&text, self.id),
                     None => {}
                 },
                 Selector::Pattern(pattern) => {
                     for topic in known.topics().filter(|topic| pattern.matches(&topic.text)) {
-                        self.hold(&known, topic, op, from, cx);
+                        self.hold(&known, topic, op, asked(topic), cx);
                     }
                     if fresh {
                         self.patterns += 1;
                         cx.index.watch(pattern, self.id);
                     }
                 }
+            }
+        }
+    }
+
+    /// Positions before all that this replica knows: what may be missing is declared once for all
+    /// topics of a subscription, whether they are known here or not.
+    fn declare_trimmed(
+        &mut self,
+        known: &Known,
+        store: &Store,
+        from: &From,
+        (text, selector): (&str, &Selector),
+    ) {
+        let origin = known.origin();
+        let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
+        // From the beginning: the answer said where that is.
+        let told = own.is_none() && from.c == Some(Cursor::BEGINNING);
+        let single: Vec<(&String, StreamSeq)> = match selector {
+            Selector::Topic(_) => Vec::new(),
+            Selector::Pattern(pattern) => {
+                let named = from.s.iter().filter(|(topic, _)| pattern.matches(topic));
+                let behind =
+                    named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
+                behind.filter(|(_, pos)| *pos < origin).collect()
+            }
+        };
+        if let Some(pos) = own.max(cursor).filter(|pos| *pos < origin && !told) {
+            let lowest = single.iter().map(|(_, pos)| *pos).min();
+            let pos = lowest.map_or(pos, |lowest| lowest.min(pos));
+            self.declare_gap(known, store, text, (pos, origin), GapReason::Retention);
+        } else {
+            for (topic, pos) in single {
+                self.declare_gap(known, store, topic, (pos, origin), GapReason::Retention);
             }
         }
     }
@@ -147,25 +213,21 @@ impl Session {
         Ok(selector)
     }
 
-    /// Where a subscription continues; `None` starts at the head.
+    /// Where a subscription continues, if anywhere; an error if its positions are void.
     fn position<'a>(
         &mut self,
         op: &'a Subscribe,
         known: &Known,
         store: &Store,
-    ) -> Option<&'a From> {
-        let from = op.from.get(&store.stream)?;
-        let epoch = known.epoch?;
+    ) -> Result<Option<&'a From>, Void> {
+        let (Some(from), Some(epoch)) = (op.from.get(&store.stream), known.epoch) else {
+            return Ok(None);
+        };
         if from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor)) {
-            self.metrics.resets.inc();
-            self.say(&ServerMessage::Reset {
-                st: Some(store.stream.clone()),
-                c: None,
-                e: epoch,
-            });
-            return None;
+            self.void_all(known, store, epoch);
+            return Err(Void);
         }
-        Some(from)
+        Ok(Some(from))
     }
 
     /// Takes up a topic, or changes how it is held.
@@ -174,54 +236,59 @@ impl Session {
         known: &Known,
         topic: &Arc<TopicInfo>,
         op: &Subscribe,
-        from: Option<&From>,
+        asked: Start,
         cx: &mut Reply<'_>,
     ) {
         let conflate = self.weakest(&topic.text, op.conflate);
-        let is_new = !self.topics.contains_key(&topic.id);
-        if is_new {
-            cx.index.add(topic.id, self.id);
-        } else if op.from.is_empty() && op.snapshot != Some(true) {
-            if let Some(held) = self.topics.get_mut(&topic.id) {
-                held.conflate = conflate;
-            }
-            return;
-        }
         let state = topic.kind.is_state();
         let wants_snapshot = op.snapshot.unwrap_or(state);
-        let asked = from.and_then(|from| position_of(from, &topic.text));
-        let resumes_state = state && op.conflate != Conflate::None;
-        let (phase, floor) = match asked {
-            Some(pos) => {
-                let pos = pos.max(known.first_seq().prev());
-                let last = known
-                    .last(topic.id)
-                    .map_or(StreamSeq::ZERO, |last| last.seq);
-                if pos <= self.applied && last <= pos {
-                    (Phase::Live, pos)
-                } else if resumes_state && pos <= self.applied {
-                    (
-                        Phase::Snapshot {
-                            from: pos,
-                            resumed: true,
-                        },
-                        StreamSeq::ZERO,
-                    )
-                } else if self.exceeds_budget(known, topic.id, pos) {
-                    self.declare_budget(known, cx.store, topic, (pos, last));
-                    (Phase::Live, last)
-                } else {
-                    (Phase::CatchUp { pos, since: cx.now }, pos)
+        let start = match self.topics.get_mut(&topic.id) {
+            Some(held) => {
+                held.conflate = conflate;
+                // What is owed already stays owed: a subscription only ever adds.
+                match (held.phase, asked) {
+                    (Phase::Live, Start::Head) if op.snapshot == Some(true) => Start::Head,
+                    (Phase::Live, Start::Behind(pos)) if pos < held.floor => asked,
+                    (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => asked,
+                    // The head of a replica that lags is behind what the client has.
+                    (Phase::CatchUp { pos: owed, .. }, Start::Head) if self.applied < owed => {
+                        Start::Behind(self.applied)
+                    }
+                    (Phase::Snapshot { from, .. }, Start::Behind(pos))
+                        if op.conflate == Conflate::None =>
+                    {
+                        Start::Behind(pos.min(from))
+                    }
+                    _ => return,
                 }
             }
-            None if wants_snapshot && state => (
+            None => {
+                cx.index.add(topic.id, self.id);
+                asked
+            }
+        };
+        if start == Start::Head {
+            // A cursor may be written before the snapshot: nothing older may still be pending then.
+            // Whoever is beyond his bound by this is closed at the next message.
+            let _later = self.release(topic.id, cx.now);
+        }
+        let (phase, floor) = match start {
+            Start::Behind(pos) => self.go_on(known, topic, op, pos, cx),
+            Start::Value => (
                 Phase::Snapshot {
-                    from: self.applied,
-                    resumed: false,
+                    from: known.origin(),
+                    covers: Covers::Nothing,
                 },
                 StreamSeq::ZERO,
             ),
-            None => {
+            Start::Head if wants_snapshot && state => (
+                Phase::Snapshot {
+                    from: self.applied,
+                    covers: Covers::Nothing,
+                },
+                StreamSeq::ZERO,
+            ),
+            Start::Head => {
                 if wants_snapshot
                     && let Some(last) = known.last(topic.id).filter(|last| last.seq <= self.applied)
                 {
@@ -251,6 +318,47 @@ impl Session {
         );
     }
 
+    /// How a topic goes on behind a position.
+    fn go_on(
+        &mut self,
+        known: &Known,
+        topic: &Arc<TopicInfo>,
+        op: &Subscribe,
+        pos: StreamSeq,
+        cx: &Reply<'_>,
+    ) -> (Phase, StreamSeq) {
+        let last = known.last(topic.id).map(|last| last.seq);
+        let resumes_state = topic.kind.is_state() && op.conflate != Conflate::None;
+        if resumes_state && pos <= self.applied && last.is_some_and(|last| pos < last) {
+            let phase = Phase::Snapshot {
+                from: pos,
+                covers: Covers::Omissions,
+            };
+            return (phase, StreamSeq::ZERO);
+        }
+        let origin = known.origin();
+        // A topic that is new was told by its subscription where it begins.
+        if pos < origin && self.topics.contains_key(&topic.id) {
+            self.declare_gap(
+                known,
+                cx.store,
+                &topic.text,
+                (pos, origin),
+                GapReason::Retention,
+            );
+        }
+        let pos = pos.max(origin);
+        let last = last.unwrap_or(StreamSeq::ZERO);
+        if pos <= self.applied && last <= pos {
+            return (Phase::Live, pos);
+        }
+        if self.exceeds_budget(known, topic.id, pos) {
+            self.declare_budget(known, cx.store, topic, (pos, last));
+            return (Phase::Live, last);
+        }
+        (Phase::CatchUp { pos, since: cx.now }, pos)
+    }
+
     fn exceeds_budget(&mut self, known: &Known, topic: TopicId, pos: StreamSeq) -> bool {
         let count = known.count_after(topic, pos);
         if self.resumed + count > self.limits.resume_messages {
@@ -268,10 +376,7 @@ impl Session {
         topic: &TopicInfo,
         (pos, last): (StreamSeq, StreamSeq),
     ) {
-        self.metrics.gap(GapReason::Budget);
-        if let Some(gap) = gap_message(known, store, topic.id, pos, last, GapReason::Budget) {
-            self.say(&gap);
-        }
+        self.declare_gap(known, store, &topic.text, (pos, last), GapReason::Budget);
         if let Some(last) = known.last(topic.id) {
             let mut bytes = Vec::new();
             last.snapshot(self.encoding, &mut bytes);
@@ -355,6 +460,17 @@ impl Session {
             self.slots.remove(&id);
             cx.index.remove(id, self.id);
         }
+        let kept: Vec<(TopicId, Box<str>)> = self
+            .topics
+            .keys()
+            .map(|id| (*id, text(*id).unwrap_or_default()))
+            .collect();
+        for (id, text) in kept {
+            let conflate = self.weakest(&text, WIDEST);
+            if let Some(held) = self.topics.get_mut(&id) {
+                held.conflate = conflate;
+            }
+        }
     }
 
     /// A topic was born that this session waits for: everything of it is to come.
@@ -363,8 +479,7 @@ impl Session {
             return;
         }
         index.add(topic.id, self.id);
-        let widest = Conflate::Millis(u32::MAX);
-        let conflate = self.weakest(&topic.text, widest);
+        let conflate = self.weakest(&topic.text, WIDEST);
         let held = Held {
             phase: Phase::Live,
             conflate,
@@ -375,10 +490,18 @@ impl Session {
     }
 }
 
-/// Where a topic continues: the cursor of its stream or its own position, whichever is higher.
-fn position_of(from: &From, topic: &str) -> Option<StreamSeq> {
-    let own = from.s.get(topic).copied();
-    own.max(from.c.map(Cursor::seq))
+/// Where a topic continues: its own position, or else that of the pattern that it is subscribed by;
+/// the cursor of its stream, if that is higher.
+fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<StreamSeq> {
+    let own = from.s.get(&*topic.text).copied();
+    let shared = from.s.get(subscribed).copied();
+    own.or(shared).max(from.c.map(Cursor::seq))
+}
+
+/// Whether a subscription asks for everything that is retained.
+fn begins(op: &Subscribe, store: &Store) -> bool {
+    let from = op.from.get(&store.stream);
+    from.is_some_and(|from| from.c == Some(Cursor::BEGINNING))
 }
 
 fn describe(error: &schemas::topic::TopicError) -> String {
