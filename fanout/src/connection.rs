@@ -245,6 +245,9 @@ fn ops(shard: &Shard, connection: &Connection, bytes: &[u8]) -> Result<(), Close
     let mut index = shard.index.borrow_mut();
     session.applied(shard.applied());
     for op in ops {
+        if session.is_drowning() {
+            return Err((CloseCode::Slow.code(), CloseCode::Slow.reason()));
+        }
         match op {
             Ok(op) => {
                 let mut cx = Reply {
@@ -295,14 +298,16 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
         let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
         let start = assemble(shard, connection, &mut buffer, now);
         let last = buffer.get(start..).unwrap_or_default();
-        if last.is_empty() {
-            return farewell(write, connection, &[]).await;
-        }
-        let outcome = if closing.is_some() {
+        if connection.close.get().is_some() {
             return farewell(write, connection, last).await;
-        } else {
-            put(&mut write, connection, last).await
-        };
+        }
+        if last.is_empty() {
+            // Positions moved and nothing had to be said.
+            give_back(shard, buffer);
+            sleep_until((now + GATHER).into()).await;
+            continue;
+        }
+        let outcome = put(&mut write, connection, last).await;
         let size = last.len();
         give_back(shard, buffer);
         match outcome {

@@ -1,8 +1,8 @@
 //! From the stream to the store and the shards: one reader per replica and stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
 use bus::reader::{Entry, Event, Reader};
 use daemon::health::Check;
 use schemas::codec;
@@ -11,12 +11,17 @@ use schemas::position::StreamSeq;
 use schemas::tick::{FeedState, Tick};
 use schemas::time::Clock;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 use crate::shard::Command;
 use crate::store::{FeedReport, Known, Live, Store};
+
+/// How long the broker may be silent before this replica is not ready: clients are told at once, but
+/// replicas that all leave together help nobody.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Reads the stream for all shards.
 pub(crate) struct Feeder {
@@ -32,18 +37,26 @@ pub(crate) struct Feeder {
 
 impl Feeder {
     /// Runs until `stop`.
-    ///
-    /// # Errors
-    ///
-    /// A shard has ended.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<()> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut joined = false;
         let mut rewound = false;
         self.check.down("joining the stream");
+        let mut unready_at: Option<Instant> = None;
         loop {
+            let given_up = async {
+                match unready_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let event = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
                 event = self.reader.next() => event,
+                () = given_up => {
+                    unready_at = None;
+                    self.check.down("nothing is heard from the broker");
+                    continue;
+                }
             };
             match event {
                 Event::Boot {
@@ -69,9 +82,9 @@ impl Feeder {
                             messages: Arc::clone(&messages),
                             head,
                         })
-                        .await?;
+                        .await;
                         if told {
-                            self.tell(|| Command::Heartbeat).await?;
+                            self.tell(|| Command::Heartbeat).await;
                         }
                     }
                 }
@@ -82,13 +95,19 @@ impl Feeder {
                         (known.head, known.epoch)
                     };
                     let rewound = epoch.filter(|_| std::mem::take(&mut rewound));
-                    self.tell(|| Command::Joined { head, rewound }).await?;
+                    self.tell(|| Command::Joined { head, rewound }).await;
                     self.check.ok();
                     self.ready.send_replace(true);
                     info!(stream = self.store.stream, head = head.get(), "caught up");
                 }
-                Event::Stale => self.stale(true).await?,
-                Event::Live => self.stale(false).await?,
+                Event::Stale => {
+                    unready_at = Some(Instant::now() + SILENCE);
+                    self.stale(true).await;
+                }
+                Event::Live => {
+                    unready_at = None;
+                    self.stale(false).await;
+                }
                 Event::Trimmed { from, to } => {
                     warn!(
                         stream = self.store.stream,
@@ -97,7 +116,7 @@ impl Feeder {
                         "trimmed before it was read"
                     );
                     self.store.write().trimmed(to);
-                    self.tell(|| Command::Trimmed { from, to }).await?;
+                    self.tell(|| Command::Trimmed { from, to }).await;
                 }
                 Event::Reset => {
                     warn!(stream = self.store.stream, "the history was rewound");
@@ -110,15 +129,13 @@ impl Feeder {
         }
     }
 
-    async fn stale(&mut self, stale: bool) -> Result<()> {
+    async fn stale(&mut self, stale: bool) {
         self.store.write().stale = stale;
         self.metrics.stale.set(i64::from(stale));
-        if stale {
-            self.check.down("nothing is heard from the broker");
-        } else if *self.ready.borrow() {
+        if !stale && *self.ready.borrow() {
             self.check.ok();
         }
-        self.tell(|| Command::Heartbeat).await
+        self.tell(|| Command::Heartbeat).await;
     }
 
     /// Takes messages into the store; whether a feed changed its state.
@@ -164,13 +181,18 @@ impl Feeder {
         (messages, told)
     }
 
-    async fn tell(&mut self, command: impl Fn() -> Command) -> Result<()> {
-        for shard in &self.shards {
+    async fn tell(&mut self, command: impl Fn() -> Command) {
+        let mut ended = Vec::new();
+        for (number, shard) in self.shards.iter().enumerate() {
             if shard.send(command()).await.is_err() {
-                bail!("a shard has ended");
+                ended.push(number);
             }
         }
-        Ok(())
+        // While the replica drains, those that are done end before the others; at any other time
+        // whoever owns them sees it.
+        for number in ended.into_iter().rev() {
+            self.shards.remove(number);
+        }
     }
 }
 

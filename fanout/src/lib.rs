@@ -47,8 +47,9 @@ use session::Limits;
 use shard::{Command, Shared};
 use store::Store;
 
-/// How long connections and shards may take beyond the drain's own spread.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long connections and shards may take beyond the drain's own spread: a last write, the close
+/// frame, and a margin.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Arguments of the fanout role.
 #[derive(Clone, Debug, clap::Args)]
@@ -160,7 +161,11 @@ pub async fn run(
     });
     let feeder_stop = CancellationToken::new();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    parts.spawn(feeder.run(feeder_stop.clone()));
+    let feeding = feeder.run(feeder_stop.clone());
+    parts.spawn(async move {
+        feeding.await;
+        Ok(())
+    });
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
     let leaving = CancellationToken::new();
     let left = leaving.clone();
@@ -180,6 +185,8 @@ pub async fn run(
     check.down("draining");
     leaving.cancel();
     handshakes.close();
+    // Whoever is between the handshake and a shard is closed like everybody else.
+    handshakes.wait().await;
     let open = usize::try_from(metrics.connections.get()).unwrap_or(0);
     let spread =
         Duration::from_millis(u64::try_from(open * 1_000 / args.drain_rate.get()).unwrap_or(0));

@@ -4,25 +4,25 @@
 //! (topics whose last value is read when there is room) and catch-ups (positions, read from the
 //! ring when there is room). Only the outbox takes memory per message, and it is bounded.
 
+mod fill;
 mod outbox;
 mod subscribe;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::id::Kind;
 use schemas::position::{Epoch, StreamSeq};
-use schemas::time::UnixNanos;
 use schemas::topic::Pattern;
 use schemas::ws::{
-    CloseCode, Conflate, Encoding, ErrorCode, FeedHealth, GapReason, ServerMessage, Skipped,
-    push_message,
+    CloseCode, Conflate, Encoding, ErrorCode, GapReason, ServerMessage, Skipped, push_message,
 };
 
 use crate::index::ConnId;
 use crate::metrics::Metrics;
-use crate::store::{Known, Live, Next, Store, TopicId};
+use crate::store::{Known, Live, Message, Store, TopicId};
+use fill::CURSOR_AGE;
 use outbox::Outbox;
 pub(crate) use subscribe::Reply;
 
@@ -40,10 +40,6 @@ pub(crate) struct Limits {
     pub(crate) resume_messages: usize,
 }
 
-/// How long a position beyond the head may wait for this replica to get there.
-const FUTURE: Duration = Duration::from_secs(5);
-/// Cursors are sent along with messages at this age.
-const CURSOR_AGE: Duration = Duration::from_secs(1);
 /// The longest time without a heartbeat.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -65,6 +61,10 @@ enum Covers {
     Nothing,
     /// Everything between a client's position and the value, left out on purpose.
     Omissions,
+    /// The same, because there is more than may be replayed.
+    Budget,
+    /// What was before: everything since follows.
+    Past,
 }
 
 #[derive(Debug)]
@@ -85,13 +85,6 @@ struct Slot {
     due: Instant,
 }
 
-/// One string that was subscribed.
-#[derive(Debug)]
-struct Subscription {
-    conflate: Conflate,
-    pattern: Option<Pattern>,
-}
-
 /// One connection's subscriptions and debts.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -99,9 +92,10 @@ pub(crate) struct Session {
     encoding: Encoding,
     limits: Limits,
     metrics: Metrics,
-    /// By the string that was subscribed.
-    subscriptions: HashMap<Box<str>, Subscription>,
-    patterns: usize,
+    /// Topics that were subscribed by name.
+    exact: HashMap<Box<str>, Conflate>,
+    /// Patterns by their text.
+    patterns: HashMap<Box<str>, (Pattern, Conflate)>,
     topics: HashMap<TopicId, Held>,
     pulls: VecDeque<TopicId>,
     slots: HashMap<TopicId, Slot>,
@@ -132,8 +126,8 @@ impl Session {
             encoding,
             limits,
             metrics,
-            subscriptions: HashMap::new(),
-            patterns: 0,
+            exact: HashMap::new(),
+            patterns: HashMap::new(),
             topics: HashMap::new(),
             pulls: VecDeque::new(),
             slots: HashMap::new(),
@@ -161,7 +155,8 @@ impl Session {
     }
 
     pub(crate) fn held_strings(&self) -> impl Iterator<Item = &str> {
-        self.subscriptions.keys().map(AsRef::as_ref)
+        let exact = self.exact.keys().map(AsRef::as_ref);
+        exact.chain(self.patterns.keys().map(AsRef::as_ref))
     }
 
     /// Queues a message that carries no tick.
@@ -170,6 +165,11 @@ impl Session {
         if push_message(self.encoding, &mut bytes, message).is_ok() {
             self.outbox.push_control(bytes.into());
         }
+    }
+
+    /// Whether answers have piled up: whoever asks must also read.
+    pub(crate) const fn is_drowning(&self) -> bool {
+        self.outbox.control_bytes() > self.limits.unsent_bytes
     }
 
     /// Notes that this shard has dispatched everything up to `head`.
@@ -229,27 +229,24 @@ impl Session {
         }
     }
 
-    /// Moves a pending value to the outbox, its omissions declared before it.
-    fn release(&mut self, topic: TopicId, now: Instant) -> Result<(), CloseCode> {
-        let Some(slot) = self.slots.remove(&topic) else {
-            return Ok(());
-        };
+    fn take_slot(&mut self, topic: TopicId) -> Option<Slot> {
+        let slot = self.slots.remove(&topic)?;
         if self.quotes.get(&slot.latest.topic.instrument) == Some(&topic) {
             self.quotes.remove(&slot.latest.topic.instrument);
         }
-        if slot.left_out > 0 {
-            self.skip(&slot.latest, Some(slot.left_out));
-        }
-        self.emit(&slot.latest, now)
+        Some(slot)
     }
 
-    fn skip(&mut self, latest: &Live, count: Option<u64>) {
-        self.metrics.skipped.inc_by(count.unwrap_or(1));
-        let item = Skipped(latest.topic.text.to_string(), latest.prev, count);
-        self.say(&ServerMessage::Skip {
-            i: vec![item],
-            x: 0,
-        });
+    /// Moves a pending value to the outbox, its omissions declared before it.
+    fn release(&mut self, topic: TopicId, now: Instant) -> Result<(), CloseCode> {
+        let Some(slot) = self.take_slot(topic) else {
+            return Ok(());
+        };
+        if slot.left_out > 0 {
+            self.metrics.skipped.inc_by(slot.left_out);
+            self.say(&skip_message(&slot.latest, Some(slot.left_out)));
+        }
+        self.emit(&slot.latest, now)
     }
 
     fn emit(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
@@ -269,247 +266,11 @@ impl Session {
     /// When something becomes due by time alone.
     pub(crate) fn due(&self) -> Option<Instant> {
         let cursor = self.uncovered.then(|| self.cursor_at + CURSOR_AGE);
-        self.slots.values().map(|slot| slot.due).chain(cursor).min()
-    }
-
-    /// Appends messages, comma-separated in JSON, until `room` bytes are used; how many.
-    ///
-    /// # Errors
-    ///
-    /// The connection must be closed.
-    pub(crate) fn fill(
-        &mut self,
-        store: &Store,
-        room: usize,
-        now: Instant,
-        clock: UnixNanos,
-        out: &mut Vec<u8>,
-    ) -> Result<usize, CloseCode> {
-        let start = out.len();
-        let drained = self.outbox.len() == 0;
-        let due: Vec<TopicId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.due <= now && (drained || slot.due + HEARTBEAT > now))
-            .map(|(topic, _)| *topic)
-            .collect();
-        for topic in due {
-            // Under pressure a pending value waits until the outbox is empty.
-            let pressed = self.outbox.live_bytes() > self.limits.unsent_bytes / 2;
-            if !pressed {
-                self.release(topic, now)?;
-            }
-        }
-        let mut count = 0;
-        while out.len() - start < room {
-            let Some(bytes) = self.outbox.pop() else {
-                break;
-            };
-            self.separate(out, count);
-            out.extend_from_slice(&bytes);
-            count += 1;
-        }
-        if self.outbox.len() == 0 && !self.pulls.is_empty() {
-            self.pull(store, start + room, now, (out, &mut count));
-        }
-        self.uncovered |= count > 0;
-        let aged = now.duration_since(self.cursor_at);
-        if self.outbox.len() == 0
-            && (self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE))
-        {
-            self.push_heartbeat(store, now, clock, (out, &mut count))?;
-        }
-        self.metrics
-            .delivered
-            .inc_by(u64::try_from(count).unwrap_or(0));
-        Ok(count)
-    }
-
-    fn separate(&self, out: &mut Vec<u8>, count: usize) {
-        if count > 0 && self.encoding == Encoding::Json {
-            out.push(b',');
-        }
-    }
-
-    /// Serves snapshots and catch-ups while there is room.
-    fn pull(
-        &mut self,
-        store: &Store,
-        limit: usize,
-        now: Instant,
-        (out, count): (&mut Vec<u8>, &mut usize),
-    ) {
-        let known = store.read();
-        let mut waiting = VecDeque::new();
-        while out.len() < limit {
-            let Some(topic) = self.pulls.pop_front() else {
-                break;
-            };
-            let Some(held) = self.topics.get(&topic) else {
-                continue;
-            };
-            let done = match held.phase {
-                Phase::Live => true,
-                Phase::Snapshot { covers, .. } => {
-                    self.pull_snapshot(&known, topic, covers, (out, count));
-                    true
-                }
-                Phase::CatchUp { pos, since } => {
-                    let reached =
-                        self.pull_messages(&known, store, topic, pos, limit, (out, count));
-                    if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                        self.void(&known, topic, (out, count));
-                        self.pulls.push_back(topic);
-                        continue;
-                    }
-                    reached
-                }
-            };
-            if done {
-                if let Some(held) = self.topics.get_mut(&topic) {
-                    held.queued = false;
-                }
-            } else {
-                waiting.push_back(topic);
-            }
-        }
-        self.pulls.append(&mut waiting);
-    }
-
-    /// Sends what a message with a tick or without one, made on the spot.
-    fn append(&self, bytes: &[u8], (out, count): (&mut Vec<u8>, &mut usize)) {
-        if !bytes.is_empty() {
-            self.separate(out, *count);
-            out.extend_from_slice(bytes);
-            *count += 1;
-        }
-    }
-
-    fn append_message(&self, message: &ServerMessage<()>, sink: (&mut Vec<u8>, &mut usize)) {
-        let mut bytes = Vec::new();
-        if push_message(self.encoding, &mut bytes, message).is_ok() {
-            self.append(&bytes, sink);
-        }
-    }
-
-    fn pull_snapshot(
-        &mut self,
-        known: &Known,
-        topic: TopicId,
-        covers: Covers,
-        (out, count): (&mut Vec<u8>, &mut usize),
-    ) {
-        let Some(held) = self.topics.get_mut(&topic) else {
-            return;
-        };
-        held.phase = Phase::Live;
-        let Some(last) = known.last(topic).map(Arc::clone) else {
-            return;
-        };
-        held.floor = held.floor.max(last.seq);
-        if covers == Covers::Omissions {
-            // A resumed state topic: everything between is declared, the latest follows.
-            self.metrics.skipped.inc();
-            let item = Skipped(last.topic.text.to_string(), last.prev, None);
-            self.append_message(
-                &ServerMessage::Skip {
-                    i: vec![item],
-                    x: 0,
-                },
-                (out, count),
-            );
-            if let Some(bytes) = last.data(self.encoding) {
-                self.append(&bytes.clone(), (out, count));
-            }
-        } else {
-            let mut bytes = Vec::new();
-            last.snapshot(self.encoding, &mut bytes);
-            self.append(&bytes, (out, count));
-        }
-    }
-
-    /// Sends what follows a position; whether the topic is live now.
-    fn pull_messages(
-        &mut self,
-        known: &Known,
-        store: &Store,
-        topic: TopicId,
-        mut pos: StreamSeq,
-        limit: usize,
-        (out, count): (&mut Vec<u8>, &mut usize),
-    ) -> bool {
-        while out.len() < limit {
-            match known.next(topic, pos) {
-                // What this shard has not dispatched yet will come as live.
-                Next::Message(live) if live.seq <= self.applied => {
-                    if let Some(bytes) = live.data(self.encoding) {
-                        self.append(&bytes.clone(), (out, count));
-                    }
-                    pos = live.seq;
-                }
-                // What lies beyond the dispatched head comes as live.
-                Next::Missing(to) if pos < self.applied => {
-                    let to = to.min(self.applied);
-                    self.metrics.gap(GapReason::Retention);
-                    let gap = known.info(topic).and_then(|info| {
-                        gap_message(known, store, &info.text, (pos, to), GapReason::Retention)
-                    });
-                    if let Some(gap) = gap {
-                        self.append_message(&gap, (out, count));
-                    }
-                    pos = to;
-                    let last = known
-                        .last(topic)
-                        .filter(|last| last.seq == to && last.topic.kind.is_state());
-                    if let Some(last) = last {
-                        let mut bytes = Vec::new();
-                        last.snapshot(self.encoding, &mut bytes);
-                        self.append(&bytes, (out, count));
-                    }
-                }
-                Next::End | Next::Message(_) | Next::Missing(_) => {
-                    let reached = pos <= self.applied;
-                    self.settle(topic, pos, reached);
-                    return reached;
-                }
-            }
-        }
-        self.settle(topic, pos, false);
-        false
-    }
-
-    fn settle(&mut self, topic: TopicId, reached_pos: StreamSeq, live: bool) {
-        if let Some(held) = self.topics.get_mut(&topic) {
-            held.floor = held.floor.max(reached_pos);
-            if live {
-                held.phase = Phase::Live;
-            } else if let Phase::CatchUp { pos, .. } = &mut held.phase {
-                *pos = reached_pos;
-            }
-        }
-    }
-
-    /// A position that this replica never reached belongs to no history: start from the last value.
-    fn void(&mut self, known: &Known, topic: TopicId, sink: (&mut Vec<u8>, &mut usize)) {
-        let Some(epoch) = known.epoch else { return };
-        self.metrics.resets.inc();
-        if let Some(held) = self.topics.get_mut(&topic) {
-            held.phase = Phase::Snapshot {
-                from: known.origin(),
-                covers: Covers::Nothing,
-            };
-            held.floor = StreamSeq::ZERO;
-        }
-        if let Some(info) = known.info(topic) {
-            let c = Some(info.text.to_string());
-            let reset = ServerMessage::Reset {
-                st: None,
-                c,
-                e: epoch,
-                s: known.origin(),
-            };
-            self.append_message(&reset, sink);
-        }
+        let slots = self.slots.values().map(|slot| slot.due);
+        slots
+            .chain(cursor)
+            .chain([self.cursor_at + HEARTBEAT])
+            .min()
     }
 
     /// Positions of this stream are void: says so, and starts every topic from its last value.
@@ -550,72 +311,6 @@ impl Session {
         }
     }
 
-    /// Everything up to here was written, for all topics held.
-    fn safe(&self) -> StreamSeq {
-        let pending = self
-            .pulls
-            .iter()
-            .filter_map(|topic| match self.topics.get(topic)?.phase {
-                Phase::Live => None,
-                Phase::Snapshot { from, .. } => Some(from),
-                Phase::CatchUp { pos, .. } => Some(pos),
-            });
-        pending
-            .min()
-            .map_or(self.applied, |pos| pos.min(self.applied))
-    }
-
-    fn push_heartbeat(
-        &mut self,
-        store: &Store,
-        now: Instant,
-        clock: UnixNanos,
-        (out, count): (&mut Vec<u8>, &mut usize),
-    ) -> Result<(), CloseCode> {
-        let pending: Vec<TopicId> = self.slots.keys().copied().collect();
-        for topic in pending {
-            self.release(topic, now)?;
-        }
-        while let Some(bytes) = self.outbox.pop() {
-            self.append(&bytes, (out, count));
-        }
-        self.heartbeat_due = false;
-        self.uncovered = false;
-        self.cursor_at = now;
-        let known = store.read();
-        // A topic that was subscribed from before the last cursor holds the next one back.
-        let cursor = known
-            .cursor(self.safe())
-            .filter(|cursor| cursor.seq() >= self.cursor);
-        self.cursor = cursor.map_or(self.cursor, schemas::position::Cursor::seq);
-        let cur = cursor
-            .map(|cursor| (store.stream.clone(), cursor))
-            .into_iter()
-            .collect();
-        let beat = ServerMessage::Hb {
-            now: clock,
-            cur,
-            feeds: feeds(&known, clock),
-        };
-        self.append_message(&beat, (out, count));
-        Ok(())
-    }
-
-    /// Whether there is anything to write.
-    pub(crate) fn has_work(&self, now: Instant) -> bool {
-        self.outbox.len() > 0
-            || self.heartbeat_due
-            || self.due().is_some_and(|due| due <= now)
-            || self.pulls.iter().any(|topic| {
-                self.topics.get(topic).is_none_or(|held| match held.phase {
-                    Phase::CatchUp { pos, since } => {
-                        pos <= self.applied || now.duration_since(since) > FUTURE
-                    }
-                    Phase::Live | Phase::Snapshot { .. } => true,
-                })
-            })
-    }
-
     /// Retention removed messages before this replica read them: declares it for every topic.
     pub(crate) fn trimmed(
         &mut self,
@@ -623,11 +318,22 @@ impl Session {
         store: &Store,
         (from, to): (StreamSeq, StreamSeq),
     ) {
+        if self.pulls.is_empty() {
+            // Nobody waits for anything older: one word for all topics of a string.
+            let held: Vec<String> = self.held_strings().map(str::to_owned).collect();
+            for text in held {
+                let span = (from.prev(), to);
+                self.declare_gap(known, store, &text, span, GapReason::Retention);
+            }
+            for held in self.topics.values_mut() {
+                held.floor = held.floor.max(to);
+            }
+        }
         let live: Vec<TopicId> = self
             .topics
             .iter()
             // Whoever still catches up or waits for a value declares it on the way.
-            .filter(|(_, held)| held.phase == Phase::Live)
+            .filter(|(_, held)| held.phase == Phase::Live && held.floor < to)
             .map(|(topic, _)| *topic)
             .collect();
         for topic in live {
@@ -646,6 +352,15 @@ impl Session {
     pub(crate) fn reset(&mut self, known: &Known, store: &Store, epoch: Epoch) {
         self.applied = StreamSeq::ZERO;
         self.void_all(known, store, epoch);
+    }
+}
+
+/// What was left out of a topic before its latest message.
+fn skip_message(latest: &Message, count: Option<u64>) -> ServerMessage<()> {
+    let item = Skipped(latest.topic.text.to_string(), latest.prev, count);
+    ServerMessage::Skip {
+        i: vec![item],
+        x: 0,
     }
 }
 
@@ -698,36 +413,6 @@ fn percent(text: &str) -> String {
         }
     }
     out
-}
-
-fn feeds(known: &Known, clock: UnixNanos) -> BTreeMap<String, FeedHealth> {
-    let mut feeds: BTreeMap<String, FeedHealth> = BTreeMap::new();
-    for ((venue, _), report) in &known.feeds {
-        let state = if known.stale {
-            "stale".to_owned()
-        } else {
-            report.state.clone()
-        };
-        let age_ms = u64::try_from(clock.since(report.at).as_millis()).unwrap_or(u64::MAX);
-        let worst = feeds.entry(venue.clone()).or_insert(FeedHealth {
-            state: state.clone(),
-            age_ms,
-        });
-        if rank(&state) > rank(&worst.state) {
-            *worst = FeedHealth { state, age_ms };
-        }
-    }
-    feeds
-}
-
-/// Worse states rank higher.
-fn rank(state: &str) -> u8 {
-    match state {
-        "live" | "gap" => 0,
-        "closed" => 1,
-        "reconnecting" => 2,
-        _ => 3,
-    }
 }
 
 /// An op that cannot be carried out.

@@ -103,6 +103,7 @@ impl Shard {
             tokio::select! {
                 command = commands.recv() => match command {
                     None => return,
+                    Some(Command::Accept { .. }) if draining => {}
                     Some(Command::Accept { stream, early, encoding }) => {
                         if let Err(problem) = self.accept(stream, early, encoding, &mut tasks) {
                             debug!(%problem, "a connection was lost before it began");

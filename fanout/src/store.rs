@@ -3,6 +3,7 @@
 //! Written by the feeder alone, read by every shard. Nothing is kept encoded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -37,55 +38,27 @@ pub(crate) struct TopicInfo {
     pub(crate) instrument: u32,
 }
 
-/// One message, with its encodings once somebody wanted them.
+/// One message, as it is kept: nothing is encoded.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Message {
     pub(crate) topic: Arc<TopicInfo>,
     pub(crate) seq: StreamSeq,
     /// The topic has no message between this and `seq`.
     pub(crate) prev: StreamSeq,
     pub(crate) time: UnixNanos,
     pub(crate) payload: Bytes,
-    json: OnceLock<Bytes>,
-    msgpack: OnceLock<Bytes>,
 }
 
-impl Live {
-    fn new(
-        topic: Arc<TopicInfo>,
-        (prev, seq): (StreamSeq, StreamSeq),
-        time: UnixNanos,
-        payload: Bytes,
-    ) -> Self {
-        Self {
-            topic,
-            seq,
-            prev,
-            time,
-            payload,
-            json: OnceLock::new(),
-            msgpack: OnceLock::new(),
+impl Message {
+    /// Appends the `d` message; nothing if the payload cannot be encoded.
+    pub(crate) fn data_into(&self, encoding: Encoding, out: &mut Vec<u8>) {
+        if let Some(tick) = tick(encoding, &self.payload) {
+            let positions = (self.seq, self.prev);
+            push_data(encoding, out, &self.topic.text, positions, &tick, 0);
         }
     }
 
-    /// The `d` message, encoded once for all who want it. `None` if the payload cannot be encoded.
-    pub(crate) fn data(&self, encoding: Encoding) -> Option<&Bytes> {
-        let cell = match encoding {
-            Encoding::Json => &self.json,
-            Encoding::MessagePack => &self.msgpack,
-        };
-        let bytes = cell.get_or_init(|| {
-            let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
-            let positions = (self.seq, self.prev);
-            if let Some(tick) = tick(encoding, &self.payload) {
-                push_data(encoding, &mut out, &self.topic.text, positions, &tick, 0);
-            }
-            out.into()
-        });
-        (!bytes.is_empty()).then_some(bytes)
-    }
-
-    /// The `snap` message.
+    /// Appends the `snap` message.
     pub(crate) fn snapshot(&self, encoding: Encoding, out: &mut Vec<u8>) {
         if let Some(tick) = tick(encoding, &self.payload) {
             push_snapshot(encoding, out, &self.topic.text, self.seq, &tick, 0);
@@ -94,6 +67,38 @@ impl Live {
 
     fn cost(&self) -> usize {
         self.payload.len() + OVERHEAD
+    }
+}
+
+/// A message on its way to live subscribers, encoded once for all of them.
+#[derive(Debug)]
+pub(crate) struct Live {
+    message: Arc<Message>,
+    json: OnceLock<Bytes>,
+    msgpack: OnceLock<Bytes>,
+}
+
+impl Deref for Live {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Live {
+    /// The `d` message. `None` if the payload cannot be encoded.
+    pub(crate) fn data(&self, encoding: Encoding) -> Option<&Bytes> {
+        let cell = match encoding {
+            Encoding::Json => &self.json,
+            Encoding::MessagePack => &self.msgpack,
+        };
+        let bytes = cell.get_or_init(|| {
+            let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
+            self.data_into(encoding, &mut out);
+            out.into()
+        });
+        (!bytes.is_empty()).then_some(bytes)
     }
 }
 
@@ -111,7 +116,7 @@ fn tick(encoding: Encoding, payload: &Bytes) -> Option<Bytes> {
 #[derive(Debug)]
 struct Slot {
     info: Arc<TopicInfo>,
-    last: Option<Arc<Live>>,
+    last: Option<Arc<Message>>,
     /// Sequences of this topic in the ring.
     ring: VecDeque<StreamSeq>,
 }
@@ -139,7 +144,7 @@ pub(crate) struct Known {
     by_text: HashMap<Box<str>, TopicId>,
     by_subject: HashMap<Box<str>, TopicId>,
     instruments: HashMap<Box<str>, u32>,
-    ring: VecDeque<Arc<Live>>,
+    ring: VecDeque<Arc<Message>>,
     ring_bytes: usize,
     ring_limit: usize,
     /// Per venue and feed.
@@ -151,7 +156,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) enum Next {
     /// The following message.
-    Message(Arc<Live>),
+    Message(Arc<Message>),
     /// Nothing follows.
     End,
     /// Messages up to here, inclusive, are not in the ring.
@@ -206,7 +211,9 @@ impl Known {
     pub(crate) fn trimmed(&mut self, to: StreamSeq) {
         self.origin = self.origin.max(to);
         self.floor = self.floor.max(to);
-        self.head = self.head.max(to);
+        if self.head < to {
+            (self.head, self.head_time) = (to, UnixNanos::EPOCH);
+        }
     }
 
     /// Takes a message in; `None` if its subject is no topic.
@@ -229,20 +236,25 @@ impl Known {
             None => origin,
         };
         let payload = Bytes::copy_from_slice(payload);
-        let live = Arc::new(Live::new(
-            Arc::clone(&slot.info),
-            (prev, seq),
+        let message = Arc::new(Message {
+            topic: Arc::clone(&slot.info),
+            seq,
+            prev,
             time,
             payload,
-        ));
-        slot.last = Some(Arc::clone(&live));
+        });
+        slot.last = Some(Arc::clone(&message));
         if seq > self.floor {
             slot.ring.push_back(seq);
-            self.ring_bytes += live.cost();
-            self.ring.push_back(Arc::clone(&live));
+            self.ring_bytes += message.cost();
+            self.ring.push_back(Arc::clone(&message));
             self.evict();
         }
-        Some(live)
+        Some(Arc::new(Live {
+            message,
+            json: OnceLock::new(),
+            msgpack: OnceLock::new(),
+        }))
     }
 
     fn evict(&mut self) {
@@ -298,7 +310,7 @@ impl Known {
     }
 
     /// A topic's last message.
-    pub(crate) fn last(&self, topic: TopicId) -> Option<&Arc<Live>> {
+    pub(crate) fn last(&self, topic: TopicId) -> Option<&Arc<Message>> {
         self.slots.get(topic.index())?.last.as_ref()
     }
 
@@ -336,7 +348,8 @@ impl Known {
     /// Whether a cursor can belong to this history, as far as is known.
     pub(crate) fn recognizes(&self, cursor: Cursor) -> bool {
         if cursor.seq() == self.head {
-            return cursor.seq() == StreamSeq::ZERO || cursor.matches(self.head_time);
+            let is_unknown = self.head_time == UnixNanos::EPOCH;
+            return is_unknown || cursor.matches(self.head_time);
         }
         match self
             .ring
@@ -352,7 +365,7 @@ impl Known {
 
     /// The cursor at `seq`, if the time of its message is known.
     pub(crate) fn cursor(&self, seq: StreamSeq) -> Option<Cursor> {
-        if seq == self.head {
+        if seq == self.head && self.head_time != UnixNanos::EPOCH {
             return Some(Cursor::new(seq, self.head_time));
         }
         // The nearest message at or before: a lower cursor promises less and is as true.

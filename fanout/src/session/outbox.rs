@@ -16,10 +16,12 @@ struct Item {
 pub(super) struct Outbox {
     items: VecDeque<Item>,
     live_bytes: usize,
+    control_bytes: usize,
 }
 
 impl Outbox {
     pub(super) fn push_control(&mut self, bytes: Bytes) {
+        self.control_bytes += bytes.len();
         self.items.push_back(Item { bytes, live: None });
     }
 
@@ -35,6 +37,8 @@ impl Outbox {
         let item = self.items.pop_front()?;
         if item.live.is_some() {
             self.live_bytes = self.live_bytes.saturating_sub(item.bytes.len());
+        } else {
+            self.control_bytes = self.control_bytes.saturating_sub(item.bytes.len());
         }
         if self.items.is_empty() {
             // An idle connection holds no memory.
@@ -49,6 +53,11 @@ impl Outbox {
 
     pub(super) const fn live_bytes(&self) -> usize {
         self.live_bytes
+    }
+
+    /// Bytes of answers.
+    pub(super) const fn control_bytes(&self) -> usize {
+        self.control_bytes
     }
 
     /// How long the oldest live message has waited.

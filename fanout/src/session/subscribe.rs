@@ -1,6 +1,6 @@
 //! Subscribing, unsubscribing, resuming: which topics a session holds, and from where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use schemas::ws::{
     Accepted, ClientOp, Conflate, ErrorCode, From, GapReason, Refused, ServerMessage, Subscribe,
 };
 
-use super::{Covers, Held, Phase, Session, Subscription, refusal};
+use super::{Covers, Held, Phase, Session, refusal};
 use crate::index::Index;
 use crate::store::{Known, Store, TopicId, TopicInfo};
 
@@ -45,7 +45,7 @@ impl Session {
             ClientOp::Subscribe(op) => self.subscribe(&op, cx),
             ClientOp::Unsubscribe { id, topics } => self.unsubscribe(id, topics, cx),
             ClientOp::List { id } => {
-                let strings = self.subscriptions.keys().map(ToString::to_string);
+                let strings = self.held_strings().map(str::to_owned);
                 let mut ok: Vec<Accepted> = strings
                     .map(|c| Accepted {
                         c,
@@ -76,9 +76,14 @@ impl Session {
             self.applied
         };
         let pos: BTreeMap<String, StreamSeq> = [(cx.store.stream.clone(), begin)].into();
+        let mut fresh: HashSet<&str> = HashSet::new();
+        let (mut topics, mut patterns) = (self.exact.len(), self.patterns.len());
         for text in &op.topics {
-            match self.accept(text, op) {
+            let counts = (&mut topics, &mut patterns);
+            let is_new = !self.holds(text) && !fresh.contains(text.as_str());
+            match self.accept(text, is_new, counts) {
                 Ok(selector) => {
+                    fresh.insert(text);
                     ok.push(Accepted {
                         c: text.clone(),
                         pos: pos.clone(),
@@ -98,18 +103,16 @@ impl Session {
         let voided = from.is_err();
         let from = from.ok().flatten();
         for (text, selector) in accepted {
-            let pattern = match &selector {
-                Selector::Topic(_) => None,
-                Selector::Pattern(pattern) => Some(pattern.clone()),
+            let fresh = match &selector {
+                Selector::Topic(_) => self
+                    .exact
+                    .insert(text.as_str().into(), op.conflate)
+                    .is_none(),
+                Selector::Pattern(pattern) => {
+                    let held = (pattern.clone(), op.conflate);
+                    self.patterns.insert(text.as_str().into(), held).is_none()
+                }
             };
-            let held = Subscription {
-                conflate: op.conflate,
-                pattern,
-            };
-            let fresh = self
-                .subscriptions
-                .insert(text.as_str().into(), held)
-                .is_none();
             if let Some(from) = from {
                 self.declare_trimmed(&known, cx.store, from, (&text, &selector));
             }
@@ -129,7 +132,6 @@ impl Session {
                         self.hold(&known, topic, op, asked(topic), cx);
                     }
                     if fresh {
-                        self.patterns += 1;
                         cx.index.watch(pattern, self.id);
                     }
                 }
@@ -170,7 +172,16 @@ impl Session {
         }
     }
 
-    fn accept(&self, text: &str, op: &Subscribe) -> Result<Selector, (ErrorCode, String)> {
+    fn holds(&self, text: &str) -> bool {
+        self.exact.contains_key(text) || self.patterns.contains_key(text)
+    }
+
+    fn accept(
+        &self,
+        text: &str,
+        is_new: bool,
+        (topics, patterns): (&mut usize, &mut usize),
+    ) -> Result<Selector, (ErrorCode, String)> {
         let selector: Selector = text.parse().map_err(|error: schemas::topic::TopicError| {
             let code = if error.is_impossible() {
                 ErrorCode::UnknownTopic
@@ -179,36 +190,16 @@ impl Session {
             };
             (code, describe(&error))
         })?;
-        if self.subscriptions.contains_key(text) {
-            return Ok(selector);
-        }
-        let asked = |wanted: fn(&str) -> bool| {
-            op.topics
-                .iter()
-                .take_while(|other| *other != text)
-                .filter(|other| wanted(other))
-                .count()
+        let (count, limit, what) = match selector {
+            Selector::Topic(_) => (topics, self.limits.topics, "topics"),
+            Selector::Pattern(_) => (patterns, self.limits.patterns, "patterns"),
         };
-        let is_pattern = matches!(selector, Selector::Pattern(_));
-        let (held, limit, what) = if is_pattern {
-            (
-                self.patterns + asked(|text| text.contains(['*', '>'])),
-                self.limits.patterns,
-                "patterns",
-            )
-        } else {
-            let exact = self.subscriptions.len() - self.patterns;
-            (
-                exact + asked(|text| !text.contains(['*', '>'])),
-                self.limits.topics,
-                "topics",
-            )
-        };
-        if held >= limit {
-            return Err((
-                ErrorCode::TopicLimit,
-                format!("a connection may hold {limit} {what}"),
-            ));
+        if is_new {
+            if *count >= limit {
+                let message = format!("a connection may hold {limit} {what}");
+                return Err((ErrorCode::TopicLimit, message));
+            }
+            *count += 1;
         }
         Ok(selector)
     }
@@ -242,30 +233,16 @@ impl Session {
         let conflate = self.weakest(&topic.text, op.conflate);
         let state = topic.kind.is_state();
         let wants_snapshot = op.snapshot.unwrap_or(state);
-        let start = match self.topics.get_mut(&topic.id) {
-            Some(held) => {
-                held.conflate = conflate;
-                // What is owed already stays owed: a subscription only ever adds.
-                match (held.phase, asked) {
-                    (Phase::Live, Start::Head) if op.snapshot == Some(true) => Start::Head,
-                    (Phase::Live, Start::Behind(pos)) if pos < held.floor => asked,
-                    (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => asked,
-                    // The head of a replica that lags is behind what the client has.
-                    (Phase::CatchUp { pos: owed, .. }, Start::Head) if self.applied < owed => {
-                        Start::Behind(self.applied)
-                    }
-                    (Phase::Snapshot { from, .. }, Start::Behind(pos))
-                        if op.conflate == Conflate::None =>
-                    {
-                        Start::Behind(pos.min(from))
-                    }
-                    _ => return,
-                }
-            }
-            None => {
-                cx.index.add(topic.id, self.id);
-                asked
-            }
+        let start = if let Some(held) = self.topics.get_mut(&topic.id) {
+            held.conflate = conflate;
+            let now = (held.phase, held.floor);
+            let Some(start) = self.adds(now, op, asked) else {
+                return;
+            };
+            start
+        } else {
+            cx.index.add(topic.id, self.id);
+            asked
         };
         if start == Start::Head {
             // A cursor may be written before the snapshot: nothing older may still be pending then.
@@ -281,27 +258,15 @@ impl Session {
                 },
                 StreamSeq::ZERO,
             ),
-            Start::Head if wants_snapshot && state => (
-                Phase::Snapshot {
-                    from: self.applied,
-                    covers: Covers::Nothing,
-                },
-                StreamSeq::ZERO,
-            ),
-            Start::Head => {
-                if wants_snapshot
-                    && let Some(last) = known.last(topic.id).filter(|last| last.seq <= self.applied)
-                {
-                    let mut bytes = Vec::new();
-                    last.snapshot(self.encoding, &mut bytes);
-                    if !bytes.is_empty() {
-                        self.outbox.push_control(bytes.into());
-                    }
-                }
-                (Phase::Live, self.applied)
+            Start::Head if wants_snapshot => {
+                let covers = if state { Covers::Nothing } else { Covers::Past };
+                let from = self.applied;
+                // What comes meanwhile is in the value, or follows it.
+                (Phase::Snapshot { from, covers }, StreamSeq::ZERO)
             }
+            Start::Head => (Phase::Live, self.applied),
         };
-        self.slots.remove(&topic.id);
+        self.take_slot(topic.id);
         let pulls = phase != Phase::Live;
         let queued = self.topics.get(&topic.id).is_some_and(|held| held.queued);
         if pulls && !queued {
@@ -316,6 +281,32 @@ impl Session {
                 queued: queued || pulls,
             },
         );
+    }
+
+    /// What a subscription adds to a topic that is held: what is owed already stays owed.
+    fn adds(
+        &self,
+        (phase, floor): (Phase, StreamSeq),
+        op: &Subscribe,
+        asked: Start,
+    ) -> Option<Start> {
+        match (phase, asked) {
+            (Phase::Live, Start::Head) if op.snapshot == Some(true) => Some(Start::Head),
+            (Phase::Live, Start::Behind(pos)) if pos < floor => Some(asked),
+            (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => Some(asked),
+            // The head of a replica that lags is behind what the client has.
+            (Phase::CatchUp { pos: owed, .. }, Start::Head) if self.applied < owed => {
+                Some(Start::Behind(self.applied))
+            }
+            (Phase::Snapshot { from, covers }, Start::Behind(pos)) => match covers {
+                Covers::Past => (pos < from).then_some(asked),
+                Covers::Nothing | Covers::Omissions if op.conflate == Conflate::None => {
+                    Some(Start::Behind(pos.min(from)))
+                }
+                Covers::Nothing | Covers::Omissions | Covers::Budget => None,
+            },
+            _ => None,
+        }
     }
 
     /// How a topic goes on behind a position.
@@ -353,8 +344,11 @@ impl Session {
             return (Phase::Live, pos);
         }
         if self.exceeds_budget(known, topic.id, pos) {
-            self.declare_budget(known, cx.store, topic, (pos, last));
-            return (Phase::Live, last);
+            let phase = Phase::Snapshot {
+                from: pos,
+                covers: Covers::Budget,
+            };
+            return (phase, StreamSeq::ZERO);
         }
         (Phase::CatchUp { pos, since: cx.now }, pos)
     }
@@ -369,23 +363,6 @@ impl Session {
         false
     }
 
-    fn declare_budget(
-        &mut self,
-        known: &Known,
-        store: &Store,
-        topic: &TopicInfo,
-        (pos, last): (StreamSeq, StreamSeq),
-    ) {
-        self.declare_gap(known, store, &topic.text, (pos, last), GapReason::Budget);
-        if let Some(last) = known.last(topic.id) {
-            let mut bytes = Vec::new();
-            last.snapshot(self.encoding, &mut bytes);
-            if !bytes.is_empty() {
-                self.outbox.push_control(bytes.into());
-            }
-        }
-    }
-
     /// The weakest conflation of all subscriptions that a topic belongs to.
     fn weakest(&self, topic: &str, first: Conflate) -> Conflate {
         let strength = |conflate: &Conflate| match conflate {
@@ -393,30 +370,27 @@ impl Session {
             Conflate::Auto => 1,
             Conflate::Millis(millis) => millis.saturating_add(1),
         };
-        let exact = self.subscriptions.get(topic).map(|held| held.conflate);
-        let matching = self.covering(topic).map(|held| held.conflate);
-        matching
+        let exact = self.exact.get(topic).copied();
+        self.covering(topic)
             .chain(exact)
             .chain([first])
             .min_by_key(strength)
             .unwrap_or(first)
     }
 
-    /// The patterns that a topic belongs to.
-    fn covering<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = &'a Subscription> {
-        let patterns = self.patterns;
-        let held = self.subscriptions.values().filter(move |_| patterns > 0);
-        held.filter(move |held| {
-            held.pattern
-                .as_ref()
-                .is_some_and(|pattern| pattern.matches(topic))
-        })
+    /// The conflations of the patterns that a topic belongs to.
+    fn covering<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = Conflate> + 'a {
+        let patterns = self.patterns.values();
+        let matching = patterns.filter(|(pattern, _)| pattern.matches(topic));
+        matching.map(|(_, conflate)| *conflate)
     }
 
     fn unsubscribe(&mut self, id: Option<u64>, topics: Vec<String>, cx: &mut Reply<'_>) {
         let (mut ok, mut err) = (Vec::new(), Vec::new());
         for text in topics {
-            if self.subscriptions.remove(text.as_str()).is_none() {
+            let held = self.exact.remove(text.as_str()).is_some()
+                || self.patterns.remove(text.as_str()).is_some();
+            if !held {
                 let message = "this was not subscribed".to_owned();
                 err.push(Refused {
                     c: text,
@@ -426,7 +400,6 @@ impl Session {
                 continue;
             }
             if text.contains(['*', '>']) {
-                self.patterns = self.patterns.saturating_sub(1);
                 cx.index.unwatch(&text, self.id);
             } else {
                 cx.index.give_up(&text, self.id);
@@ -452,12 +425,12 @@ impl Session {
             .copied()
             .filter(|id| {
                 let text = text(*id).unwrap_or_default();
-                !self.subscriptions.contains_key(&text) && self.covering(&text).next().is_none()
+                !self.exact.contains_key(&text) && self.covering(&text).next().is_none()
             })
             .collect();
         for id in gone {
             self.topics.remove(&id);
-            self.slots.remove(&id);
+            self.take_slot(id);
             cx.index.remove(id, self.id);
         }
         let kept: Vec<(TopicId, Box<str>)> = self

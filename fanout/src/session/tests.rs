@@ -1,12 +1,5 @@
 //! Sessions against a client that keeps the continuity rule, over random histories.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
-
 mod client;
 mod rules;
 mod world;

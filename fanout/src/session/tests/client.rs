@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::continuity::{Continuity, Verdict};
-use schemas::position::{Epoch, StreamSeq};
+use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::tick::Tick;
 use schemas::topic::Pattern;
 use schemas::ws::{ClientOp, Conflate, Encoding, From, ServerMessage, Subscribe};
@@ -152,7 +152,7 @@ impl Client {
             ServerMessage::D { c, s, p, .. } => self.tick(c, (*p, *s), verdict, truth),
             ServerMessage::Skip { i, .. } => {
                 for skipped in i {
-                    assert!(truth.is_state(&skipped.0), "{skipped:?} is lossless");
+                    assert!(Truth::is_state(&skipped.0), "{skipped:?} is lossless");
                     self.declare(&skipped.0, skipped.1);
                 }
             }
@@ -162,10 +162,8 @@ impl Client {
                 }
                 for topic in truth.every_topic().filter(|topic| covers(c, topic)) {
                     let pos = self.place(topic).pos;
-                    assert!(
-                        *from <= pos.next() || *to <= pos,
-                        "{message:?} behind {pos}"
-                    );
+                    let lost = truth.between(topic, pos, *from);
+                    assert!(lost == 0 || *to <= pos, "{message:?} behind {pos}");
                     self.declare(topic, *to);
                 }
             }
@@ -233,7 +231,7 @@ impl Client {
                 let asked = from.and_then(|from| {
                     let (own, shared) = (from.s.get(topic), from.s.get(text));
                     let place = own.or(shared).copied();
-                    place.max(from.c.map(|cursor| cursor.seq()))
+                    place.max(from.c.map(Cursor::seq))
                 });
                 let asked = asked.filter(|pos| *pos > StreamSeq::ZERO);
                 let place = self.places.entry(topic.to_owned()).or_default();
@@ -242,7 +240,7 @@ impl Client {
         }
         let asked = from.and_then(|from| {
             let own = from.s.get(text).copied();
-            own.max(from.c.map(|cursor| cursor.seq()))
+            own.max(from.c.map(Cursor::seq))
         });
         let start = asked.filter(|pos| *pos > StreamSeq::ZERO).unwrap_or(head);
         if self.held.insert(text.to_owned(), op.conflate).is_none() {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use schemas::position::StreamSeq;
+use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::ws::{ClientOp, Conflate, Encoding, Subscribe};
 
+use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
-use crate::session::tests::world::{LIMITS, quotes};
 use crate::session::{Reply, Session};
 use crate::store::Store;
 
@@ -18,7 +18,25 @@ use crate::store::Store;
 #[test]
 fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
     let store = Store::new("T", 1_000_000);
-    let lives = quotes(&store, 200);
+    let epoch = Epoch::new(UnixNanos::new(5), 0);
+    store
+        .write()
+        .begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
+    let publish = |seq: u64| {
+        let subject = format!("tick.quote.x.S{}", seq % 200);
+        let time = UnixNanos::new(i64::try_from(seq).unwrap());
+        let mut known = store.write();
+        known.head = StreamSeq::new(seq);
+        known.head_time = time;
+        // {"k":"quote"}: enough to be passed on.
+        let payload = b"\x81\xa1k\xa5quote";
+        known
+            .apply(&subject, StreamSeq::new(seq), time, payload)
+            .unwrap()
+    };
+    for seq in 1..=200 {
+        publish(seq);
+    }
     let (mut index, now) = (Index::default(), Instant::now());
     let metrics = Metrics::new(&mut Registry::default());
     let mut session = Session::new(
@@ -42,8 +60,8 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
         now,
     };
     session.carry_out(ClientOp::Subscribe(op), &mut cx);
-    for live in lives(&store) {
-        session.deliver(&live, now).unwrap();
+    for seq in 201..=400 {
+        session.deliver(&publish(seq), now).unwrap();
     }
     session.applied(StreamSeq::new(400));
     let mut out = Vec::new();
@@ -51,7 +69,9 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
     let mut count = 0;
     while session.has_work(later) {
         let clock = UnixNanos::new(1);
-        count += session.fill(&store, 64_000, later, clock, &mut out).unwrap();
+        count += session
+            .fill(&store, 64_000, later, clock, &mut out)
+            .unwrap();
         out.clear();
         if count == 0 {
             session.heartbeat();

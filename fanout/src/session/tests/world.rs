@@ -35,7 +35,7 @@ const STRINGS: [&str; 9] = [
     "*.x.A",
     "*.x.>",
 ];
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     topics: 100,
     patterns: 100,
     message_bytes: 1_000,
@@ -77,7 +77,7 @@ impl Truth {
         self.by_topic.keys().map(String::as_str)
     }
 
-    pub(super) fn is_state(&self, topic: &str) -> bool {
+    pub(super) fn is_state(topic: &str) -> bool {
         topic.starts_with("quote.")
     }
 

@@ -1,0 +1,400 @@
+//! What goes out when the socket has room: the outbox, pending values, snapshots and catch-ups, and
+//! at last the heartbeat that promises all of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use schemas::position::{Cursor, StreamSeq};
+use schemas::time::UnixNanos;
+use schemas::ws::{CloseCode, Encoding, FeedHealth, GapReason, ServerMessage, push_message};
+
+use super::{Covers, HEARTBEAT, Phase, Session, gap_message, skip_message};
+use crate::store::{Known, Message, Next, Store, TopicId};
+
+/// How long a position beyond the head may wait for this replica to get there.
+const FUTURE: Duration = Duration::from_secs(5);
+/// Cursors are sent along with messages at this age.
+pub(super) const CURSOR_AGE: Duration = Duration::from_secs(1);
+
+/// Where messages are put, and how many there are.
+pub(super) struct Sink<'a> {
+    pub(super) encoding: Encoding,
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) count: usize,
+    /// The length at which there is no more room.
+    pub(super) limit: usize,
+}
+
+impl Sink<'_> {
+    fn has_room(&self) -> bool {
+        self.out.len() < self.limit
+    }
+
+    /// Appends a message that is encoded already; an empty one could not be, and is left out.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.with(|out| out.extend_from_slice(bytes));
+    }
+
+    fn message(&mut self, message: &ServerMessage<()>) {
+        let encoding = self.encoding;
+        self.with(|out| {
+            let start = out.len();
+            if push_message(encoding, out, message).is_err() {
+                out.truncate(start);
+            }
+        });
+    }
+
+    /// The `d` message of a tick.
+    fn data(&mut self, message: &Message) {
+        let encoding = self.encoding;
+        self.with(|out| message.data_into(encoding, out));
+    }
+
+    /// The `snap` message of a tick.
+    fn snapshot(&mut self, message: &Message) {
+        let encoding = self.encoding;
+        self.with(|out| message.snapshot(encoding, out));
+    }
+
+    fn with(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        if self.count > 0 && self.encoding == Encoding::Json {
+            self.out.push(b',');
+        }
+        let before = self.out.len();
+        push(self.out);
+        if self.out.len() == before {
+            self.out.truncate(start);
+        } else {
+            self.count += 1;
+        }
+    }
+}
+
+impl Session {
+    /// Appends messages, comma-separated in JSON, until `room` bytes are used; how many.
+    ///
+    /// # Errors
+    ///
+    /// The connection must be closed.
+    pub(crate) fn fill(
+        &mut self,
+        store: &Store,
+        room: usize,
+        now: Instant,
+        clock: UnixNanos,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, CloseCode> {
+        if self.outbox.age(now) > self.limits.unsent_age {
+            return Err(CloseCode::Slow);
+        }
+        let limit = out.len() + room;
+        let mut sink = Sink {
+            encoding: self.encoding,
+            out,
+            count: 0,
+            limit,
+        };
+        while sink.has_room() {
+            let Some(bytes) = self.outbox.pop() else {
+                break;
+            };
+            sink.bytes(&bytes);
+        }
+        if self.outbox.len() == 0 {
+            let aged = now.duration_since(self.cursor_at);
+            self.uncovered |= sink.count > 0;
+            let beat =
+                self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE);
+            self.flush(now, beat, &mut sink);
+            self.pull(store, now, &mut sink);
+            self.uncovered |= sink.count > 0;
+            if beat && self.slots.is_empty() {
+                self.push_heartbeat(store, now, clock, &mut sink);
+            }
+        }
+        let count = sink.count;
+        self.metrics
+            .delivered
+            .inc_by(u64::try_from(count).unwrap_or(0));
+        Ok(count)
+    }
+
+    /// Sends pending values that are due, or all of them, as far as there is room.
+    fn flush(&mut self, now: Instant, all: bool, sink: &mut Sink<'_>) {
+        let due = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| all || slot.due <= now)
+            .map(|(topic, _)| *topic);
+        for topic in due.collect::<Vec<_>>() {
+            if !sink.has_room() {
+                return;
+            }
+            let Some(slot) = self.take_slot(topic) else {
+                continue;
+            };
+            if slot.left_out > 0 {
+                self.metrics.skipped.inc_by(slot.left_out);
+                sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
+            }
+            if let Some(bytes) = slot.latest.data(self.encoding) {
+                sink.bytes(bytes);
+            }
+        }
+    }
+
+    /// Serves snapshots and catch-ups while there is room.
+    fn pull(&mut self, store: &Store, now: Instant, sink: &mut Sink<'_>) {
+        if self.pulls.is_empty() {
+            return;
+        }
+        let known = store.read();
+        let mut waiting = VecDeque::new();
+        while sink.has_room() {
+            let Some(topic) = self.pulls.pop_front() else {
+                break;
+            };
+            let Some(held) = self.topics.get(&topic) else {
+                continue;
+            };
+            let done = match held.phase {
+                Phase::Live => true,
+                Phase::Snapshot { from, covers } => {
+                    self.pull_snapshot((&known, store), topic, (from, covers), sink)
+                }
+                Phase::CatchUp { pos, since } => {
+                    let reached = self.pull_messages((&known, store), topic, pos, sink);
+                    if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
+                        self.void(&known, topic, sink);
+                        self.pulls.push_back(topic);
+                        continue;
+                    }
+                    reached
+                }
+            };
+            if done {
+                if let Some(held) = self.topics.get_mut(&topic) {
+                    held.queued = false;
+                }
+            } else {
+                waiting.push_back(topic);
+            }
+        }
+        self.pulls.append(&mut waiting);
+    }
+
+    /// Sends a last value; whether the topic is live now.
+    fn pull_snapshot(
+        &mut self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        (from, covers): (StreamSeq, Covers),
+        sink: &mut Sink<'_>,
+    ) -> bool {
+        let Some(held) = self.topics.get_mut(&topic) else {
+            return true;
+        };
+        held.phase = Phase::Live;
+        let Some(last) = known.last(topic).map(Arc::clone) else {
+            return true;
+        };
+        if covers == Covers::Past {
+            // Whatever came since follows one by one.
+            if last.seq <= from {
+                sink.snapshot(&last);
+            }
+            return self.pull_messages((known, store), topic, from, sink);
+        }
+        held.floor = held.floor.max(last.seq);
+        match covers {
+            Covers::Omissions => {
+                self.metrics.skipped.inc();
+                sink.message(&skip_message(&last, None));
+                sink.data(&last);
+            }
+            Covers::Budget => {
+                self.metrics.gap(GapReason::Budget);
+                let span = (from, last.seq);
+                let gap = gap_message(known, store, &last.topic.text, span, GapReason::Budget);
+                if let Some(gap) = gap {
+                    sink.message(&gap);
+                }
+                sink.snapshot(&last);
+            }
+            Covers::Nothing | Covers::Past => sink.snapshot(&last),
+        }
+        true
+    }
+
+    /// Sends what follows a position; whether the topic is live now.
+    fn pull_messages(
+        &mut self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        mut pos: StreamSeq,
+        sink: &mut Sink<'_>,
+    ) -> bool {
+        while sink.has_room() {
+            match known.next(topic, pos) {
+                // What this shard has not dispatched yet will come as live.
+                Next::Message(message) if message.seq <= self.applied => {
+                    sink.data(&message);
+                    pos = message.seq;
+                }
+                Next::Missing(to) if pos < self.applied => {
+                    let to = to.min(self.applied);
+                    self.metrics.gap(GapReason::Retention);
+                    let why = GapReason::Retention;
+                    let gap = known
+                        .info(topic)
+                        .and_then(|info| gap_message(known, store, &info.text, (pos, to), why));
+                    if let Some(gap) = gap {
+                        sink.message(&gap);
+                    }
+                    pos = to;
+                    let last = known
+                        .last(topic)
+                        .filter(|last| last.seq == to && last.topic.kind.is_state());
+                    if let Some(last) = last {
+                        sink.snapshot(last);
+                    }
+                }
+                Next::End | Next::Message(_) | Next::Missing(_) => {
+                    let reached = pos <= self.applied;
+                    self.settle(topic, pos, reached);
+                    return reached;
+                }
+            }
+        }
+        self.settle(topic, pos, false);
+        false
+    }
+
+    fn settle(&mut self, topic: TopicId, reached_pos: StreamSeq, live: bool) {
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.floor = held.floor.max(reached_pos);
+            held.phase = match held.phase {
+                _ if live => Phase::Live,
+                Phase::CatchUp { since, .. } => Phase::CatchUp {
+                    pos: reached_pos,
+                    since,
+                },
+                Phase::Live | Phase::Snapshot { .. } => Phase::CatchUp {
+                    pos: reached_pos,
+                    since: Instant::now(),
+                },
+            };
+        }
+    }
+
+    /// A position that this replica never reached belongs to no history: start from the last value.
+    fn void(&mut self, known: &Known, topic: TopicId, sink: &mut Sink<'_>) {
+        let Some(epoch) = known.epoch else { return };
+        self.metrics.resets.inc();
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.phase = Phase::Snapshot {
+                from: known.origin(),
+                covers: Covers::Nothing,
+            };
+            held.floor = StreamSeq::ZERO;
+        }
+        if let Some(info) = known.info(topic) {
+            sink.message(&ServerMessage::Reset {
+                st: None,
+                c: Some(info.text.to_string()),
+                e: epoch,
+                s: known.origin(),
+            });
+        }
+    }
+
+    /// Everything up to here was written, for all topics held.
+    fn safe(&self) -> StreamSeq {
+        let pending = self
+            .pulls
+            .iter()
+            .filter_map(|topic| match self.topics.get(topic)?.phase {
+                Phase::Live => None,
+                Phase::Snapshot { from, .. } => Some(from),
+                Phase::CatchUp { pos, .. } => Some(pos),
+            });
+        pending
+            .min()
+            .map_or(self.applied, |pos| pos.min(self.applied))
+    }
+
+    fn push_heartbeat(
+        &mut self,
+        store: &Store,
+        now: Instant,
+        clock: UnixNanos,
+        sink: &mut Sink<'_>,
+    ) {
+        self.heartbeat_due = false;
+        self.uncovered = false;
+        self.cursor_at = now;
+        let known = store.read();
+        // A topic that was subscribed from before the last cursor holds the next one back.
+        let cursor = known
+            .cursor(self.safe())
+            .filter(|cursor| cursor.seq() >= self.cursor);
+        self.cursor = cursor.map_or(self.cursor, Cursor::seq);
+        let cur = cursor
+            .map(|cursor| (store.stream.clone(), cursor))
+            .into_iter()
+            .collect();
+        sink.message(&ServerMessage::Hb {
+            now: clock,
+            cur,
+            feeds: feeds(&known, clock),
+        });
+    }
+
+    /// Whether there is anything to write.
+    pub(crate) fn has_work(&self, now: Instant) -> bool {
+        self.outbox.len() > 0
+            || self.heartbeat_due
+            || self.due().is_some_and(|due| due <= now)
+            || self.pulls.iter().any(|topic| {
+                self.topics.get(topic).is_none_or(|held| match held.phase {
+                    Phase::CatchUp { pos, since } => {
+                        pos <= self.applied || now.duration_since(since) > FUTURE
+                    }
+                    Phase::Live | Phase::Snapshot { .. } => true,
+                })
+            })
+    }
+}
+
+fn feeds(known: &Known, clock: UnixNanos) -> BTreeMap<String, FeedHealth> {
+    let mut feeds: BTreeMap<String, FeedHealth> = BTreeMap::new();
+    for ((venue, _), report) in &known.feeds {
+        let state = if known.stale {
+            "stale".to_owned()
+        } else {
+            report.state.clone()
+        };
+        let age_ms = u64::try_from(clock.since(report.at).as_millis()).unwrap_or(u64::MAX);
+        let worst = feeds.entry(venue.clone()).or_insert(FeedHealth {
+            state: state.clone(),
+            age_ms,
+        });
+        if rank(&state) > rank(&worst.state) {
+            *worst = FeedHealth { state, age_ms };
+        }
+    }
+    feeds
+}
+
+/// Worse states rank higher.
+fn rank(state: &str) -> u8 {
+    match state {
+        "live" | "gap" => 0,
+        "closed" => 1,
+        "reconnecting" => 2,
+        _ => 3,
+    }
+}
