@@ -60,6 +60,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// Whether a later message of the subject makes this one superfluous.
     pub collapsible: bool,
+    /// When it was queued, if it is one of those whose way is timed. Not sent.
+    pub queued: Option<Instant>,
 }
 
 /// Is told what happens to messages; called from the publisher's own task.

@@ -109,6 +109,7 @@ mod tests {
             schema: "quote/1",
             payload: vec![0; 100].into(),
             collapsible,
+            queued: None,
         }
     }
 

@@ -60,6 +60,7 @@ fn message(number: u64) -> Outgoing {
         schema: "trade/1",
         payload: number.to_string().into(),
         collapsible: false,
+        queued: None,
     }
 }
 
