@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use backlog::Backlog;
-use chain::{Broken, Chain};
+use chain::{Broken, Chain, Link};
 use session::{Session, Tail, Trouble};
 
 /// Broker time without any acknowledged progress after which the connection is given up.
@@ -366,11 +366,14 @@ impl Publisher {
                 self.deadline = Instant::now() + PROGRESS;
             }
             let last = burst.len() - 1;
-            for (index, message) in burst.into_iter().enumerate() {
-                let outgoing = message.clone();
-                let link = self.chain.push(message);
+            // All of them are on the chain before the first is sent: a failure loses none.
+            let links: Vec<Link> = burst
+                .iter()
+                .map(|message| self.chain.push(message.clone()))
+                .collect();
+            for (index, (link, message)) in links.into_iter().zip(&burst).enumerate() {
                 session
-                    .send(self.chain.epoch, link, &outgoing, index == last)
+                    .send(self.chain.epoch, link, message, index == last)
                     .await?;
             }
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use async_nats::ConnectOptions;
 use bus::publisher::{
     Connector, Observer, Outgoing, PublishError, Publisher, PublisherConfig, SendError, Sender,
 };
@@ -36,11 +37,27 @@ impl Observer for Tally {
     fn load(&mut self, _waiting_bytes: usize, _in_flight: usize) {}
 }
 
+/// A publisher whose connections come back by themselves, as the daemon's do.
 fn publisher(server: &Server, token: u64, tally: &Tally) -> (Sender, Publisher) {
+    publisher_over(ConnectOptions::new(), server, token, tally)
+}
+
+/// Connections that end with the first loss of the broker: sending fails in the middle of a burst.
+fn brittle() -> ConnectOptions {
+    ConnectOptions::new().max_reconnects(1)
+}
+
+fn publisher_over(
+    options: ConnectOptions,
+    server: &Server,
+    token: u64,
+    tally: &Tally,
+) -> (Sender, Publisher) {
     let url = server.url();
     let connect: Connector = Arc::new(move || {
         let url = url.clone();
-        Box::pin(async move { async_nats::connect(url).await })
+        let options = options.clone();
+        Box::pin(async move { options.connect(url).await })
     });
     let config = PublisherConfig {
         stream: STREAM.to_owned(),
@@ -113,11 +130,20 @@ fn assert_same(found: &[u64], expected: impl IntoIterator<Item = u64>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_and_content_survive_a_broker_that_is_killed() -> Result<()> {
+    survive_kills(ConnectOptions::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_and_content_survive_connections_that_end() -> Result<()> {
+    survive_kills(brittle()).await
+}
+
+async fn survive_kills(options: ConnectOptions) -> Result<()> {
     const COUNT: u64 = 60_000;
     let mut server = Server::start().await?;
     provisioned(&server.client().await?).await?;
     let (tally, stop) = (Tally::default(), CancellationToken::new());
-    let (sender, mut publisher) = publisher(&server, 1, &tally);
+    let (sender, mut publisher) = publisher_over(options, &server, 1, &tally);
     publisher.take_over().await?;
     let running = run(publisher, &stop);
     for number in 0..COUNT {
