@@ -89,6 +89,10 @@ impl Observer for Witness {
         self.check.down(why);
     }
 
+    fn recovered(&mut self) {
+        self.check.ok();
+    }
+
     fn load(&mut self, waiting_bytes: usize, in_flight: usize) {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.metrics.waiting_bytes.set(gauge(waiting_bytes));

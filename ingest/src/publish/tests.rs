@@ -15,6 +15,7 @@ use super::*;
 /// A witness and an outlet without a broker.
 struct Pair {
     registry: Registry,
+    health: Health,
     witness: Witness,
     outlet: Outlet,
     publisher: Publisher,
@@ -24,7 +25,8 @@ impl Pair {
     fn new() -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        let check = Health::default().check("ingest.publisher");
+        let health = Health::default();
+        let check = health.check("ingest.publisher");
         let witness = || {
             let broken = CancellationToken::new();
             Witness::new(metrics.clone(), None, check.clone(), broken)
@@ -45,6 +47,7 @@ impl Pair {
         let witness = witness();
         Self {
             registry,
+            health,
             outlet: witness.outlet()(sender),
             witness,
             publisher,
@@ -89,4 +92,13 @@ async fn a_message_is_timed_by_its_own_time_whatever_became_of_others() {
     assert!(metrics.contains("store_seconds_count 2\n"), "{metrics}");
     assert!(metrics.contains("store_seconds_sum 2.0\n"), "{metrics}");
     drop(pair.publisher);
+}
+
+#[tokio::test]
+async fn a_publisher_that_has_recovered_is_well_though_it_has_nothing_to_store() {
+    let mut pair = Pair::new();
+    pair.witness.disturbed("the broker is away");
+    assert!(!pair.health.report().ready);
+    pair.witness.recovered();
+    assert!(pair.health.report().ready);
 }

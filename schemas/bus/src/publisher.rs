@@ -72,6 +72,9 @@ pub trait Observer: Send {
     /// The connection was given up and a new one is taken.
     fn disturbed(&mut self, why: &str);
 
+    /// After a disturbance: the new connection stands, and the stream ends as it should.
+    fn recovered(&mut self);
+
     /// Bytes waiting, and messages sent but not acknowledged.
     fn load(&mut self, waiting_bytes: usize, in_flight: usize);
 }
@@ -307,6 +310,7 @@ impl Publisher {
         loop {
             let Some(session) = self.session.take() else {
                 self.recover().await?;
+                self.observer.recovered();
                 continue;
             };
             match self.converse(session, stop).await {

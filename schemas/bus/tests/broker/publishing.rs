@@ -22,6 +22,7 @@ use crate::{STREAM, provisioned};
 struct Tally {
     stored: Arc<AtomicU64>,
     disturbed: Arc<AtomicU64>,
+    recovered: Arc<AtomicU64>,
 }
 
 impl Observer for Tally {
@@ -32,6 +33,10 @@ impl Observer for Tally {
 
     fn disturbed(&mut self, _why: &str) {
         self.disturbed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn recovered(&mut self) {
+        self.recovered.fetch_add(1, Ordering::Relaxed);
     }
 
     fn load(&mut self, _waiting_bytes: usize, _in_flight: usize) {}
@@ -235,4 +240,36 @@ async fn a_full_buffer_holds_the_sender_back_and_loses_nothing() -> Result<()> {
     running.await??;
     assert_same(&stored(&server).await?, 0..=sent);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_back_is_noticed_though_nothing_is_sent() -> Result<()> {
+    let mut server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (sender, mut publisher) = publisher_over(brittle(), &server, 1, &tally);
+    publisher.take_over().await?;
+    let running = run(publisher, &stop);
+    sender.send(message(0)).await?;
+    reached(&tally.stored, 1).await?;
+    server.kill().await?;
+    reached(&tally.disturbed, 1).await?;
+    assert_eq!(tally.recovered.load(Ordering::Relaxed), 0);
+    server.restart().await?;
+    reached(&tally.recovered, 1).await?;
+    assert_eq!(tally.stored.load(Ordering::Relaxed), 1);
+    stop.cancel();
+    running.await??;
+    assert_same(&stored(&server).await?, 0..=0);
+    Ok(())
+}
+
+/// Waits until a count is reached.
+async fn reached(count: &AtomicU64, least: u64) -> Result<()> {
+    let wait = async {
+        while count.load(Ordering::Relaxed) < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
 }
