@@ -119,7 +119,7 @@ impl Outlet {
                 limit,
             }) => {
                 error!(%subject, size, limit, "a tick is larger than the limit and is left out");
-                self.metrics.overflows.inc();
+                self.metrics.oversized.inc();
                 Ok(())
             }
             Err(closed) => Err(closed.into()),

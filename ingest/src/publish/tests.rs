@@ -102,3 +102,20 @@ async fn a_publisher_that_has_recovered_is_well_though_it_has_nothing_to_store()
     pair.witness.recovered();
     assert!(pair.health.report().ready);
 }
+
+#[tokio::test]
+async fn a_tick_that_is_too_large_is_left_out_and_counted() {
+    let mut pair = Pair::new();
+    let Tick::Quote(quote) = quote("A", 0) else {
+        panic!()
+    };
+    let status = schemas::tick::Status {
+        head: quote.head,
+        state: schemas::tick::TradingState::Open,
+        reason: Some("x".repeat(2_000)),
+    };
+    pair.outlet.send(&status.into()).await.unwrap();
+    let metrics = pair.metrics();
+    assert!(metrics.contains("oversized_total 1\n"), "{metrics}");
+    assert!(metrics.contains("overflows_total 0\n"), "{metrics}");
+}
