@@ -41,7 +41,7 @@ use bus::publisher::{Publisher, PublisherConfig};
 use schemas::id::Interval;
 use schemas::time::SystemClock;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -142,9 +142,20 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
     let (sender, mut publisher) =
         Publisher::new(publishing, cx.connector.clone(), Box::new(witness));
     let mut outlet = outlet(sender);
-    let (line, last) = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready?,
+    let (lease_stop, publish_stop) = (CancellationToken::new(), CancellationToken::new());
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+    // From now on: reading what is there may take longer than the lease's term.
+    let (client, keep) = (cx.client.clone(), lease_stop.clone());
+    parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
+    let ready = tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready.map(Some),
+        ended = parts.join_next() => joined(ended).map(|()| None),
+    };
+    let (line, last) = match ready {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return wind_down(parts, &lease_stop, Ok(())).await,
+        Err(problem) => return wind_down(parts, &lease_stop, Err(problem)).await,
     };
     publisher_check.ok();
     info!(
@@ -159,34 +170,37 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         metrics: metrics.feeds,
         standings: Arc::new(Standings::new(&config.feeds, feeds_check)),
     };
-    let (lease_stop, publish_stop) = (CancellationToken::new(), CancellationToken::new());
-    let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    let (client, keep) = (cx.client.clone(), lease_stop.clone());
-    parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
     let publishing = publish_stop.clone();
     parts.spawn(async move { Ok(publisher.run(publishing).await?) });
     let outcome = tokio::select! {
         outcome = feed_line(&config.feeds, line, &mut outlet, &feeds, &stop) => outcome,
         () = broken.cancelled() => Err(anyhow::anyhow!("--ack-log can no longer be written")),
-        ended = parts.join_next() => ended.context("nothing runs")?.context("a part panicked")?,
+        ended = parts.join_next() => joined(ended),
     };
-    // What was queued is stored before the lease is given up.
     publish_stop.cancel();
-    let mut results = vec![outcome];
-    if parts.len() == 2 {
-        results.push(
-            parts
-                .join_next()
-                .await
-                .context("nothing runs")?
-                .context("a part panicked")?,
-        );
+    wind_down(parts, &lease_stop, outcome).await
+}
+
+/// What a part ended with.
+fn joined(ended: Option<Result<Result<()>, JoinError>>) -> Result<()> {
+    ended.context("nothing runs")?.context("a part panicked")?
+}
+
+/// Waits for the parts: what was queued is stored before the lease is given up.
+async fn wind_down(
+    mut parts: JoinSet<Result<()>>,
+    lease_stop: &CancellationToken,
+    outcome: Result<()>,
+) -> Result<()> {
+    let mut outcome = outcome;
+    while parts.len() > 1 {
+        outcome = outcome.and(joined(parts.join_next().await));
     }
     lease_stop.cancel();
-    while let Some(ended) = parts.join_next().await {
-        results.push(ended.context("a part panicked")?);
+    while !parts.is_empty() {
+        outcome = outcome.and(joined(parts.join_next().await));
     }
-    results.into_iter().collect()
+    outcome
 }
 
 type Prepared = (Line, u64);
