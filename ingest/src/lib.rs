@@ -6,6 +6,7 @@
 //! | [`feed`] | the seam between venues and the rest |
 //! | [`feeds`] | one module per source of ticks |
 //! | [`supervisor`] | keeps every feed running, each on its own |
+//! | [`standing`] | the state that every feed is in, and whether that is healthy |
 //! | [`mod@line`] | the single ordered path: no doubles, state on change, bars, summaries |
 //! | [`bars`], [`stats`] | pure figures from trades |
 //! | [`recovery`] | what a new writer reads from the stream before it goes on |
@@ -24,6 +25,7 @@ pub mod line;
 pub mod metrics;
 pub mod publish;
 pub mod recovery;
+pub mod standing;
 pub mod stats;
 pub mod supervisor;
 
@@ -36,11 +38,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bus::lease::{Lease, LeaseConfig};
 use bus::publisher::{Publisher, PublisherConfig};
-use schemas::id::{FeedName, Interval, Symbol, Venue};
-use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
-use schemas::time::{Clock, SystemClock};
+use schemas::id::Interval;
+use schemas::time::SystemClock;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -50,6 +51,7 @@ use feed::Batch;
 use line::{Line, Plan};
 use metrics::Metrics;
 use publish::{Outlet, Witness};
+use standing::Standings;
 use supervisor::FeedsContext;
 
 /// Unacknowledged messages: what PUBLISHING was measured with, and what every fence covers.
@@ -140,12 +142,22 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
     let (sender, mut publisher) =
         Publisher::new(publishing, cx.connector.clone(), Box::new(witness));
     let mut outlet = outlet(sender);
-    let (line, last) = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready?,
+    let (lease_stop, publish_stop) = (CancellationToken::new(), CancellationToken::new());
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+    // From now on: reading what is there may take longer than the lease's term.
+    let (client, keep) = (cx.client.clone(), lease_stop.clone());
+    parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
+    let ready = tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready.map(Some),
+        ended = parts.join_next() => joined(ended).map(|()| None),
+    };
+    let (line, last) = match ready {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return wind_down(parts, &lease_stop, Ok(())).await,
+        Err(problem) => return wind_down(parts, &lease_stop, Err(problem)).await,
     };
     publisher_check.ok();
-    feeds_check.ok();
     info!(
         stream = config.stream,
         from = last,
@@ -153,34 +165,42 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         "publishing"
     );
 
-    let (lease_stop, publish_stop) = (CancellationToken::new(), CancellationToken::new());
-    let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    let (client, keep) = (cx.client.clone(), lease_stop.clone());
-    parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
+    let feeds = FeedsContext {
+        clock: Arc::new(SystemClock),
+        metrics: metrics.feeds,
+        standings: Arc::new(Standings::new(&config.feeds, feeds_check)),
+    };
     let publishing = publish_stop.clone();
     parts.spawn(async move { Ok(publisher.run(publishing).await?) });
     let outcome = tokio::select! {
-        outcome = feed_line(&config, line, &mut outlet, metrics, &stop) => outcome,
+        outcome = feed_line(&config.feeds, line, &mut outlet, &feeds, &stop) => outcome,
         () = broken.cancelled() => Err(anyhow::anyhow!("--ack-log can no longer be written")),
-        ended = parts.join_next() => ended.context("nothing runs")?.context("a part panicked")?,
+        ended = parts.join_next() => joined(ended),
     };
-    // What was queued is stored before the lease is given up.
     publish_stop.cancel();
-    let mut results = vec![outcome];
-    if parts.len() == 2 {
-        results.push(
-            parts
-                .join_next()
-                .await
-                .context("nothing runs")?
-                .context("a part panicked")?,
-        );
+    wind_down(parts, &lease_stop, outcome).await
+}
+
+/// What a part ended with.
+fn joined(ended: Option<Result<Result<()>, JoinError>>) -> Result<()> {
+    ended.context("nothing runs")?.context("a part panicked")?
+}
+
+/// Waits for the parts: what was queued is stored before the lease is given up.
+async fn wind_down(
+    mut parts: JoinSet<Result<()>>,
+    lease_stop: &CancellationToken,
+    outcome: Result<()>,
+) -> Result<()> {
+    let mut outcome = outcome;
+    while parts.len() > 1 {
+        outcome = outcome.and(joined(parts.join_next().await));
     }
     lease_stop.cancel();
-    while let Some(ended) = parts.join_next().await {
-        results.push(ended.context("a part panicked")?);
+    while !parts.is_empty() {
+        outcome = outcome.and(joined(parts.join_next().await));
     }
-    results.into_iter().collect()
+    outcome
 }
 
 type Prepared = (Line, u64);
@@ -216,19 +236,15 @@ async fn prepare(
 
 /// Passes ticks from feeds to the publisher until `stop`.
 async fn feed_line(
-    config: &Config,
+    config: &FeedsConfig,
     mut line: Line,
     outlet: &mut Outlet,
-    metrics: Metrics,
+    cx: &FeedsContext,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = &*cx.clock;
     let (inlet, mut batches) = mpsc::channel::<Batch>(INLET);
-    let cx = FeedsContext {
-        clock: Arc::clone(&clock),
-        metrics: metrics.feeds,
-    };
-    let mut feeds = supervisor::start(&config.feeds, &inlet, &cx, stop);
+    let mut feeds = supervisor::start(config, &inlet, cx, stop);
     drop(inlet);
     let [mut pulse, mut seconds] = [PULSE, Duration::from_secs(1)].map(interval);
     for timer in [&mut pulse, &mut seconds] {
@@ -257,7 +273,10 @@ async fn feed_line(
                 }
             },
             _ = pulse.tick() => line.flush(clock.now(), &mut out),
-            _ = seconds.tick() => out.extend(collapse_report(config, outlet, &*clock)),
+            _ = seconds.tick() => {
+                let collapsed = outlet.take_collapsed();
+                out.extend(supervisor::collapse_report(config, collapsed, cx));
+            }
         }
     }
     line.flush(clock.now(), &mut out);
@@ -270,26 +289,4 @@ async fn feed_line(
         }
     }
     Ok(())
-}
-
-/// Says on the stream how many state values were collapsed because the broker was away.
-fn collapse_report(config: &Config, outlet: &Outlet, clock: &dyn Clock) -> Option<Tick> {
-    let collapsed = outlet.take_collapsed();
-    if collapsed == 0 {
-        return None;
-    }
-    let feed = config.feeds.feeds.first()?;
-    let (venue, name): (Venue, &FeedName) = (feed.venue()?, &feed.name);
-    let head = Head::new(venue, Symbol::new(name.as_str()).ok()?, clock.now());
-    let detail = Some("the broker was away: state values gave way to later ones".to_owned());
-    Some(
-        FeedTick {
-            head,
-            state: FeedState::Live,
-            detail,
-            gap: None,
-            collapsed: Some(collapsed),
-        }
-        .into(),
-    )
 }

@@ -14,7 +14,7 @@ use schemas::topic::Topic;
 use crate::bars::{Applied, Series, time_of};
 use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
-use crate::stats::Session;
+use crate::stats::{Session, Taken};
 use dedupe::Ids;
 
 /// How long a live bar waits for trades that are on their way when its time is over.
@@ -191,8 +191,10 @@ impl Line {
                 }
             }
         }
-        if !instrument.session.apply(&trade) {
-            self.metrics.overflows.inc();
+        match instrument.session.apply(&trade) {
+            Taken::In => {}
+            Taken::Past => _ = self.metrics.past_session.inc(),
+            Taken::Overflow => _ = self.metrics.overflows.inc(),
         }
         if late {
             self.metrics.late.inc();

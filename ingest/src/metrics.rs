@@ -36,6 +36,25 @@ pub struct FeedMetrics {
 }
 
 impl FeedMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "feed_ticks",
+            "Ticks that feeds delivered",
+            self.received.clone(),
+        );
+        registry.register(
+            "feed_rejected",
+            "Venue messages that were refused",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "feed_sessions",
+            "Sessions begun with venues",
+            self.sessions.clone(),
+        );
+        registry.register("feed_live", "1 while a feed delivers", self.live.clone());
+    }
+
     pub(crate) fn received(&self, feed: &str, ticks: usize) {
         let of = OfFeed {
             feed: feed.to_owned(),
@@ -80,7 +99,9 @@ pub struct Metrics {
     pub(crate) unchanged: Counter,
     pub(crate) late: Counter,
     pub(crate) too_late: Counter,
+    pub(crate) past_session: Counter,
     pub(crate) overflows: Counter,
+    pub(crate) oversized: Counter,
     pub(crate) stored: Counter,
     pub(crate) disturbances: Counter,
     pub(crate) collapsed: Counter,
@@ -100,7 +121,9 @@ impl Metrics {
             unchanged: Counter::default(),
             late: Counter::default(),
             too_late: Counter::default(),
+            past_session: Counter::default(),
             overflows: Counter::default(),
+            oversized: Counter::default(),
             stored: Counter::default(),
             disturbances: Counter::default(),
             collapsed: Counter::default(),
@@ -108,26 +131,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             store_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
         };
-        registry.register(
-            "feed_ticks",
-            "Ticks that feeds delivered",
-            metrics.feeds.received.clone(),
-        );
-        registry.register(
-            "feed_rejected",
-            "Venue messages that were refused",
-            metrics.feeds.rejected.clone(),
-        );
-        registry.register(
-            "feed_sessions",
-            "Sessions begun with venues",
-            metrics.feeds.sessions.clone(),
-        );
-        registry.register(
-            "feed_live",
-            "1 while a feed delivers",
-            metrics.feeds.live.clone(),
-        );
+        metrics.feeds.register(registry);
         registry.register(
             "published_ticks",
             "Ticks handed to the publisher",
@@ -152,6 +156,16 @@ impl Metrics {
             "too_late_trades",
             "Late trades whose bar is no longer held",
             metrics.too_late.clone(),
+        );
+        registry.register(
+            "past_session_trades",
+            "Trades of a session whose summary is over",
+            metrics.past_session.clone(),
+        );
+        registry.register(
+            "oversized",
+            "Ticks left out because they are larger than the limit",
+            metrics.oversized.clone(),
         );
         registry.register(
             "overflows",

@@ -1,7 +1,7 @@
 //! From ticks to messages: subjects, ids, payloads, and what the publisher reports back.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 use bus::publisher::{Observer, Outgoing, Sender};
@@ -18,8 +18,6 @@ use tracing::error;
 use crate::ack_log::AckLog;
 use crate::metrics::Metrics;
 
-/// When the messages that wait were queued, a sample of them.
-type Queued = Arc<Mutex<VecDeque<(u64, Instant)>>>;
 /// Every so many messages one is timed.
 const SAMPLE: u64 = 64;
 
@@ -28,15 +26,12 @@ pub struct Outlet {
     sender: Sender,
     subjects: HashMap<Topic, Arc<str>>,
     metrics: Metrics,
-    queued: Queued,
     count: u64,
 }
 
 /// Counts, times and records what was stored.
 pub struct Witness {
     metrics: Metrics,
-    queued: Queued,
-    stored: u64,
     log: Option<AckLog>,
     check: Check,
     /// Cancelled if the record cannot be written: nobody may believe that it is complete.
@@ -53,8 +48,6 @@ impl Witness {
     ) -> Self {
         Self {
             metrics,
-            queued: Queued::default(),
-            stored: 0,
             log,
             check,
             broken,
@@ -63,12 +56,11 @@ impl Witness {
 
     /// The outlet whose messages it witnesses.
     pub fn outlet(&self) -> impl FnOnce(Sender) -> Outlet + use<> {
-        let (metrics, queued) = (self.metrics.clone(), Arc::clone(&self.queued));
+        let metrics = self.metrics.clone();
         |sender| Outlet {
             sender,
             subjects: HashMap::new(),
             metrics,
-            queued,
             count: 0,
         }
     }
@@ -78,15 +70,12 @@ impl Observer for Witness {
     fn stored(&mut self, messages: &[Outgoing], last: StreamSeq) {
         self.check.ok();
         let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
-        self.stored += count;
         self.metrics.stored.inc_by(count);
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((_, at)) = queued.pop_front_if(|(number, _)| *number <= self.stored) {
+        for queued in messages.iter().filter_map(|message| message.queued) {
             self.metrics
                 .store_seconds
-                .observe(at.elapsed().as_secs_f64());
+                .observe(queued.elapsed().as_secs_f64());
         }
-        drop(queued);
         if let Some(log) = &mut self.log
             && let Err(problem) = log.write(messages, last)
         {
@@ -98,6 +87,10 @@ impl Observer for Witness {
     fn disturbed(&mut self, why: &str) {
         self.metrics.disturbances.inc();
         self.check.down(why);
+    }
+
+    fn recovered(&mut self) {
+        self.check.ok();
     }
 
     fn load(&mut self, waiting_bytes: usize, in_flight: usize) {
@@ -114,6 +107,26 @@ impl Outlet {
     ///
     /// The publisher has ended.
     pub async fn send(&mut self, tick: &Tick) -> Result<()> {
+        let message = self.message(tick)?;
+        match self.sender.send(message).await {
+            Ok(()) => {
+                self.metrics.published(tick.kind());
+                Ok(())
+            }
+            Err(bus::publisher::SendError::TooLarge {
+                subject,
+                size,
+                limit,
+            }) => {
+                error!(%subject, size, limit, "a tick is larger than the limit and is left out");
+                self.metrics.oversized.inc();
+                Ok(())
+            }
+            Err(closed) => Err(closed.into()),
+        }
+    }
+
+    fn message(&mut self, tick: &Tick) -> Result<Outgoing> {
         let kind = tick.kind();
         let topic = tick.topic();
         let id = id_of(tick, &topic);
@@ -124,35 +137,15 @@ impl Outlet {
             self.subjects.insert(topic, Arc::clone(&subject));
             subject
         };
-        let payload = codec::to_msgpack(tick)?.into();
         self.count += 1;
-        if self.count.is_multiple_of(SAMPLE) {
-            let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-            queued.push_back((self.count, Instant::now()));
-        }
-        let message = Outgoing {
+        Ok(Outgoing {
             subject,
             id,
             schema: kind.schema(),
-            payload,
+            payload: codec::to_msgpack(tick)?.into(),
             collapsible: kind.is_state(),
-        };
-        match self.sender.send(message).await {
-            Ok(()) => {
-                self.metrics.published(kind);
-                Ok(())
-            }
-            Err(bus::publisher::SendError::TooLarge {
-                subject,
-                size,
-                limit,
-            }) => {
-                error!(%subject, size, limit, "a tick is larger than the limit and is left out");
-                self.metrics.overflows.inc();
-                Ok(())
-            }
-            Err(closed) => Err(closed.into()),
-        }
+            queued: self.count.is_multiple_of(SAMPLE).then(Instant::now),
+        })
     }
 
     /// How many state values gave way to later ones since this was last asked.
@@ -186,3 +179,6 @@ fn id_of(tick: &Tick, topic: &Topic) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

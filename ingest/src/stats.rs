@@ -11,6 +11,17 @@ use crate::bars::{add_value, start_of, time_of};
 /// Digits behind the point of computed averages and percentages.
 const DIGITS: u32 = 8;
 
+/// What became of a trade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in the summary.
+    In,
+    /// It belongs to a day before, whose summary is over.
+    Past,
+    /// A sum would go beyond its limits.
+    Overflow,
+}
+
 /// The running summary of one instrument.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
@@ -52,12 +63,12 @@ impl Session {
         }
     }
 
-    /// Takes a trade in; `false` if a sum would go beyond its limits, or it belongs to a day before.
-    pub fn apply(&mut self, trade: &Trade) -> bool {
+    /// Takes a trade in, if it is of this day or a later one.
+    pub fn apply(&mut self, trade: &Trade) -> Taken {
         let at = time_of(trade);
         let day = start_of(Interval::Day1, at);
         if self.day.is_some_and(|current| day < current) {
-            return false;
+            return Taken::Past;
         }
         if self.day != Some(day) {
             self.previous_close = self
@@ -69,7 +80,7 @@ impl Session {
         }
         let Some(figures) = &mut self.figures else {
             let Some(turnover) = add_value(Decimal::ZERO, trade) else {
-                return false;
+                return Taken::Overflow;
             };
             let (price, volume) = (trade.price, trade.size);
             self.figures = Some(Figures {
@@ -81,7 +92,7 @@ impl Session {
                 volume,
                 turnover,
             });
-            return true;
+            return Taken::In;
         };
         let volume = figures
             .volume
@@ -90,7 +101,7 @@ impl Session {
             .map(Size::new);
         let (Some(Ok(volume)), Some(turnover)) = (volume, add_value(figures.turnover, trade))
         else {
-            return false;
+            return Taken::Overflow;
         };
         (figures.volume, figures.turnover) = (volume, turnover);
         figures.high = figures.high.max(trade.price);
@@ -98,7 +109,7 @@ impl Session {
         if at >= figures.last_at {
             (figures.last_at, figures.last) = (at, trade.price);
         }
-        true
+        Taken::In
     }
 
     /// The summary as a tick; `None` before the first trade of a session.
@@ -149,14 +160,15 @@ mod tests {
     #[test]
     fn a_new_day_starts_from_the_last_close() {
         let mut session = Session::default();
-        assert!(session.apply(&trade(1, "10", "2")) && session.apply(&trade(2, "12", "2")));
+        assert_eq!(session.apply(&trade(1, "10", "2")), Taken::In);
+        assert_eq!(session.apply(&trade(2, "12", "2")), Taken::In);
         let first = session.stat(trade(2, "1", "1").head).unwrap();
         let shown = [
             first.vwap.unwrap().to_string(),
             first.change_percent.unwrap().to_string(),
         ];
         assert_eq!(shown, ["11", "20"]);
-        assert!(session.apply(&trade(25, "15", "1")));
+        assert_eq!(session.apply(&trade(25, "15", "1")), Taken::In);
         let second = session.stat(trade(25, "1", "1").head).unwrap();
         assert_eq!(
             second.previous_close.map(|p| p.to_string()).as_deref(),
@@ -164,8 +176,10 @@ mod tests {
         );
         assert_eq!(second.change.map(|c| c.to_string()).as_deref(), Some("3"));
         assert_eq!(second.volume.map(|v| v.to_string()).as_deref(), Some("1"));
-        assert!(
-            !session.apply(&trade(3, "99", "1")),
+        assert_eq!(session.apply(&trade(3, "99", "1")), Taken::Past);
+        assert_eq!(
+            session.stat(trade(25, "1", "1").head).unwrap(),
+            second,
             "a trade of yesterday changes nothing"
         );
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use schemas::id::{Symbol, Venue};
+use schemas::id::Symbol;
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
 use schemas::time::Clock;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use crate::feeds::live::{Live, Rejects};
 use crate::feeds::replay::Replay;
 use crate::feeds::sim::Sim;
 use crate::metrics::FeedMetrics;
+use crate::standing::Standings;
 
 /// The longest pause between two sessions.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -34,6 +35,8 @@ pub struct FeedsContext {
     pub clock: Arc<dyn Clock>,
     /// Counts.
     pub metrics: FeedMetrics,
+    /// Knows the state of every feed.
+    pub standings: Arc<Standings>,
 }
 
 /// Starts every feed; each ends when `stop` is cancelled.
@@ -50,7 +53,6 @@ pub fn start(
             config: config.clone(),
             outlet: outlet.clone(),
             cx: cx.clone(),
-            state: None,
         };
         feeds.spawn(tender.tend(stop.clone()));
     }
@@ -64,7 +66,6 @@ struct Tender {
     config: FeedConfig,
     outlet: mpsc::Sender<Batch>,
     cx: FeedsContext,
-    state: Option<FeedState>,
 }
 
 enum Outcome {
@@ -73,7 +74,7 @@ enum Outcome {
 }
 
 impl Tender {
-    async fn tend(mut self, stop: CancellationToken) {
+    async fn tend(self, stop: CancellationToken) {
         let name = self.config.name.clone();
         let mut failures: u32 = 0;
         let mut decoder = self.decoder();
@@ -84,15 +85,12 @@ impl Tender {
             let mut session = JoinSet::new();
             session.spawn(self.clone().session(decoder.take(), stop.clone()));
             let problem = match session.join_next().await {
-                Some(Ok((Ok(Outcome::Stopped), _, _))) | None => return,
-                Some(Ok((Ok(Outcome::Ended), state, _))) => {
-                    self.state = state;
+                Some(Ok((Ok(Outcome::Stopped), _))) | None => break,
+                Some(Ok((Ok(Outcome::Ended), _))) => {
                     info!(feed = name.as_str(), "the feed has ended");
-                    self.tell(FeedState::Closed, None).await;
-                    return;
+                    break;
                 }
-                Some(Ok((Err(error), state, kept))) => {
-                    self.state = state;
+                Some(Ok((Err(error), kept))) => {
                     decoder = kept;
                     error.to_string()
                 }
@@ -115,10 +113,12 @@ impl Tender {
             );
             self.tell(FeedState::Reconnecting, Some(problem)).await;
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 () = sleep(pause) => {}
             }
         }
+        // Whoever reads the stream learns that nothing more comes from here.
+        self.tell(FeedState::Closed, None).await;
     }
 
     fn decoder(&self) -> Option<Box<dyn Decoder>> {
@@ -145,22 +145,18 @@ impl Tender {
 
     /// One session; gives back what the next one goes on with.
     async fn session(
-        mut self,
+        self,
         mut decoder: Option<Box<dyn Decoder>>,
         stop: CancellationToken,
-    ) -> (
-        Result<Outcome, FeedError>,
-        Option<FeedState>,
-        Option<Box<dyn Decoder>>,
-    ) {
+    ) -> (Result<Outcome, FeedError>, Option<Box<dyn Decoder>>) {
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(Outcome::Stopped),
             outcome = self.run(&mut decoder) => outcome,
         };
-        (outcome, self.state, decoder)
+        (outcome, decoder)
     }
 
-    async fn run(&mut self, decoder: &mut Option<Box<dyn Decoder>>) -> Result<Outcome, FeedError> {
+    async fn run(&self, decoder: &mut Option<Box<dyn Decoder>>) -> Result<Outcome, FeedError> {
         let clock = Arc::clone(&self.cx.clock);
         let mut rejects = Rejects::new(self.config.name.as_str(), self.cx.metrics.clone());
         match self.config.source.clone() {
@@ -200,14 +196,14 @@ impl Tender {
 
     /// Passes ticks on until the session is over.
     async fn pump(
-        &mut self,
+        &self,
         mut feed: impl Feed,
         patience: Option<Duration>,
     ) -> Result<Outcome, FeedError> {
         let patience = patience.unwrap_or(Duration::MAX);
         loop {
             let Ok(next) = timeout(patience, feed.next()).await else {
-                if self.state == Some(FeedState::Stale) {
+                if self.cx.standings.of(self.index) == Some(FeedState::Stale) {
                     return Err(FeedError::Silent(patience * 2));
                 }
                 self.tell(FeedState::Stale, Some(format!("silent for {patience:?}")))
@@ -236,17 +232,16 @@ impl Tender {
     }
 
     /// Publishes a change of state, once.
-    async fn tell(&mut self, state: FeedState, detail: Option<String>) {
-        if self.state == Some(state) {
+    async fn tell(&self, state: FeedState, detail: Option<String>) {
+        let standings = &self.cx.standings;
+        if !standings.note(self.index, state, detail.as_deref()) {
             return;
         }
-        self.state = Some(state);
         self.cx
             .metrics
             .live(self.config.name.as_str(), state == FeedState::Live);
-        let venue = self.config.venue();
-        let symbol = Symbol::new(self.config.name.as_str()).ok();
-        if let Some(tick) = state_tick(venue, symbol, state, detail, &*self.cx.clock) {
+        if let Some(tick) = state_tick(&self.config, state, &*self.cx.clock) {
+            let tick = FeedTick { detail, ..tick }.into();
             // The line is gone only when everything stops.
             let _stopping = self
                 .outlet
@@ -259,24 +254,33 @@ impl Tender {
     }
 }
 
-fn state_tick(
-    venue: Option<Venue>,
-    symbol: Option<Symbol>,
-    state: FeedState,
-    detail: Option<String>,
-    clock: &dyn Clock,
-) -> Option<Tick> {
-    let head = Head::new(venue?, symbol?, clock.now());
+/// Says on the stream how many state values gave way because the broker was away, if any.
+pub fn collapse_report(config: &FeedsConfig, collapsed: u64, cx: &FeedsContext) -> Option<Tick> {
+    if collapsed == 0 {
+        return None;
+    }
+    let state = cx.standings.of(0).unwrap_or(FeedState::Reconnecting);
+    let tick = state_tick(config.feeds.first()?, state, &*cx.clock)?;
+    let detail = "the broker was away: state values gave way to later ones".to_owned();
     Some(
         FeedTick {
-            head,
-            state,
-            detail,
-            gap: None,
-            collapsed: None,
+            detail: Some(detail),
+            collapsed: Some(collapsed),
+            ..tick
         }
         .into(),
     )
+}
+
+fn state_tick(config: &FeedConfig, state: FeedState, clock: &dyn Clock) -> Option<FeedTick> {
+    let symbol = Symbol::new(config.name.as_str()).ok()?;
+    Some(FeedTick {
+        head: Head::new(config.venue()?, symbol, clock.now()),
+        state,
+        detail: None,
+        gap: None,
+        collapsed: None,
+    })
 }
 
 /// Full jitter: anything up to a ceiling that doubles with every failure.
@@ -284,3 +288,6 @@ fn backoff(failures: u32) -> Duration {
     let ceiling = Duration::from_millis(200 << failures.min(10)).min(LONGEST_PAUSE);
     ceiling.mul_f64(rand::rng().random_range(0.1..=1.0))
 }
+
+#[cfg(test)]
+mod tests;

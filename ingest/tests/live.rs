@@ -6,15 +6,18 @@
     reason = "a test fails by panicking, and looks at few of many cases"
 )]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::health::Health;
 use futures_util::{SinkExt, StreamExt};
 use ingest::config::{FeedsConfig, parse};
 use ingest::feed::Batch;
 use ingest::metrics::Metrics;
+use ingest::standing::Standings;
 use ingest::supervisor::{FeedsContext, start};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -56,6 +59,7 @@ struct Feeds {
     batches: mpsc::Receiver<Batch>,
     seen: Vec<Tick>,
     registry: Registry,
+    health: Health,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -66,15 +70,18 @@ impl Feeds {
         let metrics = Metrics::new(&mut registry).feeds;
         let (outlet, batches) = mpsc::channel(16);
         let stop = CancellationToken::new();
+        let health = Health::default();
         let cx = FeedsContext {
             clock: Arc::new(SystemClock),
             metrics,
+            standings: Arc::new(Standings::new(config, health.check("ingest.feeds"))),
         };
         let tasks = start(config, &outlet, &cx, &stop);
         Self {
             batches,
             seen: Vec::new(),
             registry,
+            health,
             stop,
             tasks,
         }
@@ -113,13 +120,28 @@ impl Feeds {
         states.collect()
     }
 
+    /// Stops all feeds; the last word of each is that it is closed.
     async fn end(mut self) -> String {
         self.stop.cancel();
         timeout(PATIENCE, async {
+            while let Some(batch) = self.batches.recv().await {
+                self.seen.extend(batch.ticks);
+            }
             while self.tasks.join_next().await.is_some() {}
         })
         .await
         .unwrap();
+        let mut last = HashMap::new();
+        for tick in &self.seen {
+            if let Tick::Feed(feed) = tick {
+                last.insert(feed.head.symbol.clone(), feed.state);
+            }
+        }
+        assert!(!last.is_empty());
+        assert!(
+            last.values().all(|state| *state == FeedState::Closed),
+            "{last:?}"
+        );
         let mut text = String::new();
         encode(&mut text, &self.registry).unwrap();
         text
@@ -239,6 +261,7 @@ async fn a_silent_venue_is_stale_and_then_left() {
     };
     venue.send(Message::text(matched(1))).await.unwrap();
     feeds.until(|seen| count(seen, FeedState::Stale) == 1).await;
+    assert!(!feeds.health.report().ready);
     feeds
         .until(|seen| count(seen, FeedState::Reconnecting) == 1)
         .await;
@@ -263,5 +286,6 @@ async fn a_venue_that_is_not_there_stops_no_other_feed() {
     feeds
         .until(|seen| count(seen, FeedState::Reconnecting) >= 1 && seen.len() > 1_000)
         .await;
+    assert!(feeds.health.report().ready);
     feeds.end().await;
 }

@@ -1,5 +1,6 @@
 //! What the line lets through, what it adds, and that a restart is not seen from outside.
 
+use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use schemas::id::Kind;
 use schemas::tick::{Quote, Side};
@@ -9,11 +10,15 @@ use super::*;
 const START: i64 = 1_767_000_000_000_000_000;
 
 fn line(bars: &[Interval], recorded: bool) -> Line {
+    line_of(bars, recorded, &mut Registry::default())
+}
+
+fn line_of(bars: &[Interval], recorded: bool, registry: &mut Registry) -> Line {
     let plan = Plan {
         bars: bars.to_vec(),
         recorded,
     };
-    let metrics = Metrics::new(&mut Registry::default());
+    let metrics = Metrics::new(registry);
     Line::new(vec![plan], Recovered::default(), 1_000_000_000_000, metrics)
 }
 
@@ -150,4 +155,17 @@ fn old_state_is_refreshed_and_flagged() {
     line.flush(UnixNanos::new(START + 1_100_000_000_000), &mut out);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].head().flags, [Flag::Refresh]);
+}
+
+#[test]
+fn a_trade_of_yesterday_is_counted_as_what_it_is() {
+    const DAY: i64 = 86_400_000_000_000;
+    let mut registry = Registry::default();
+    let mut line = line_of(&[], false, &mut registry);
+    take(&mut line, trade(1, START));
+    assert_eq!(take(&mut line, trade(2, START - DAY)), [Kind::Trade]);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(text.contains("past_session_trades_total 1\n"), "{text}");
+    assert!(text.contains("overflows_total 0\n"), "{text}");
 }

@@ -135,17 +135,27 @@ impl Lease {
     pub async fn keep(mut self, client: &Client, stop: CancellationToken) -> Result<(), LeaseLost> {
         let pause = self.config.term * 3 / 10;
         loop {
+            let renewed = async {
+                sleep(pause).await;
+                self.renew(client).await
+            };
             tokio::select! {
-                () = stop.cancelled() => {
-                    let (config, nonce, revision) = (&self.config, self.nonce, self.revision);
-                    if let Err(error) = write(client, config, nonce, true, revision).await {
-                        info!(lease = self.config.name, %error, "lease not given up, it will lapse");
-                    }
-                    return Ok(());
-                }
-                () = sleep(pause) => self.renew(client).await?,
+                () = stop.cancelled() => break,
+                renewed = renewed => renewed?,
             }
         }
+        // Not to be had if a renewal is under way that was not answered: the lease lapses then.
+        match write(client, &self.config, self.nonce, true, self.revision).await {
+            Ok(Some(_)) => {}
+            Ok(None) => info!(
+                lease = self.config.name,
+                "lease not given up, it will lapse"
+            ),
+            Err(error) => {
+                info!(lease = self.config.name, %error, "lease not given up, it will lapse");
+            }
+        }
+        Ok(())
     }
 
     async fn renew(&mut self, client: &Client) -> Result<(), LeaseLost> {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use backlog::Backlog;
-use chain::{Broken, Chain};
+use chain::{Broken, Chain, Link};
 use session::{Session, Tail, Trouble};
 
 /// Broker time without any acknowledged progress after which the connection is given up.
@@ -60,6 +60,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// Whether a later message of the subject makes this one superfluous.
     pub collapsible: bool,
+    /// When it was queued, if it is one of those whose way is timed. Not sent.
+    pub queued: Option<Instant>,
 }
 
 /// Is told what happens to messages; called from the publisher's own task.
@@ -69,6 +71,9 @@ pub trait Observer: Send {
 
     /// The connection was given up and a new one is taken.
     fn disturbed(&mut self, why: &str);
+
+    /// After a disturbance: the new connection stands, and the stream ends as it should.
+    fn recovered(&mut self);
 
     /// Bytes waiting, and messages sent but not acknowledged.
     fn load(&mut self, waiting_bytes: usize, in_flight: usize);
@@ -305,6 +310,7 @@ impl Publisher {
         loop {
             let Some(session) = self.session.take() else {
                 self.recover().await?;
+                self.observer.recovered();
                 continue;
             };
             match self.converse(session, stop).await {
@@ -364,11 +370,14 @@ impl Publisher {
                 self.deadline = Instant::now() + PROGRESS;
             }
             let last = burst.len() - 1;
-            for (index, message) in burst.into_iter().enumerate() {
-                let outgoing = message.clone();
-                let link = self.chain.push(message);
+            // All of them are on the chain before the first is sent: a failure loses none.
+            let links: Vec<Link> = burst
+                .iter()
+                .map(|message| self.chain.push(message.clone()))
+                .collect();
+            for (index, (link, message)) in links.into_iter().zip(&burst).enumerate() {
                 session
-                    .send(self.chain.epoch, link, &outgoing, index == last)
+                    .send(self.chain.epoch, link, message, index == last)
                     .await?;
             }
         }

@@ -7,6 +7,9 @@ use super::Outgoing;
 
 /// What a queued message costs beyond its payload: subject, id, bookkeeping.
 const OVERHEAD: usize = 128;
+/// A pass over the queue may free what came since the last one: so small a share of the limit is not
+/// worth it. Every byte that is queued thus pays for a bounded part of a pass.
+const WORTH: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -14,8 +17,8 @@ pub(super) struct Backlog {
     bytes: usize,
     limit: usize,
     collapsed: u64,
-    /// Pushes until collapsing is worth another pass over the queue.
-    patience: usize,
+    /// Bytes of state values that were queued since the last pass over the queue.
+    fresh: usize,
 }
 
 impl Backlog {
@@ -25,7 +28,7 @@ impl Backlog {
             bytes: 0,
             limit,
             collapsed: 0,
-            patience: 0,
+            fresh: 0,
         }
     }
 
@@ -46,12 +49,17 @@ impl Backlog {
     pub(super) fn push(&mut self, message: Outgoing) -> Result<(), Outgoing> {
         let cost = cost(&message);
         if self.bytes + cost > self.limit && !self.queue.is_empty() {
-            self.collapse();
+            if self.fresh > self.limit / WORTH {
+                self.collapse();
+            }
             if self.bytes + cost > self.limit {
                 return Err(message);
             }
         }
         self.bytes += cost;
+        if message.collapsible {
+            self.fresh = self.fresh.saturating_add(cost);
+        }
         self.queue.push_back(message);
         Ok(())
     }
@@ -59,7 +67,6 @@ impl Backlog {
     pub(super) fn pop(&mut self) -> Option<Outgoing> {
         let message = self.queue.pop_front()?;
         self.bytes = self.bytes.saturating_sub(cost(&message));
-        self.patience = 0;
         Some(message)
     }
 
@@ -72,10 +79,6 @@ impl Backlog {
     }
 
     fn collapse(&mut self) {
-        if self.patience > 0 {
-            self.patience -= 1;
-            return;
-        }
         let mut later: HashSet<Arc<str>> = HashSet::new();
         let mut kept = VecDeque::with_capacity(self.queue.len());
         while let Some(message) = self.queue.pop_back() {
@@ -87,7 +90,7 @@ impl Backlog {
             }
         }
         self.queue = kept;
-        self.patience = self.queue.len() / 8;
+        self.fresh = 0;
     }
 }
 
@@ -106,6 +109,7 @@ mod tests {
             schema: "quote/1",
             payload: vec![0; 100].into(),
             collapsible,
+            queued: None,
         }
     }
 
@@ -128,6 +132,59 @@ mod tests {
         }
         assert_eq!(left, ["0", "3", "5", "6"]);
         assert_eq!(backlog.bytes(), 0);
+    }
+
+    #[test]
+    fn an_outage_ends_in_waiting_only_when_what_must_not_be_lost_fills_the_queue() {
+        let limit = 1_000 * 240;
+        let mut backlog = Backlog::new(limit);
+        let mut trades = Vec::new();
+        let mut last_quotes = [None; 10];
+        for id in 0.. {
+            let (state, subject) = (id % 10 != 0, format!("quote.{}", id % 10));
+            let subject = if state { &subject } else { "trade" };
+            if backlog.push(message(subject, id, state)).is_err() {
+                break;
+            }
+            assert!(backlog.bytes() <= limit);
+            if state {
+                last_quotes[id as usize % 10] = Some(id);
+            } else {
+                trades.push(id);
+            }
+        }
+        assert!(trades.len() > 800, "only {} trades fit", trades.len());
+        let mut left = Vec::new();
+        while let Some(message) = backlog.pop() {
+            left.push(message);
+        }
+        let kept: Vec<u32> = left
+            .iter()
+            .filter(|message| !message.collapsible)
+            .map(|message| message.id.parse().unwrap())
+            .collect();
+        assert!(kept == trades, "a trade is missing or out of order");
+        for id in last_quotes.into_iter().flatten() {
+            assert!(left.iter().any(|message| message.id == id.to_string()));
+        }
+        assert!(left.is_sorted_by_key(|message| message.id.parse::<u32>().unwrap()));
+        assert_eq!(backlog.bytes(), 0);
+    }
+
+    #[test]
+    fn few_large_state_values_give_way_again_and_again() {
+        let large = |id| Outgoing {
+            payload: vec![0; 10_000].into(),
+            ..message("book", id, true)
+        };
+        let mut backlog = Backlog::new(200_000);
+        for id in 0..400 {
+            backlog.push(message("trade", id, false)).unwrap();
+        }
+        for id in 400..1_000 {
+            backlog.push(large(id)).unwrap();
+        }
+        assert!(backlog.take_collapsed() > 580);
     }
 
     #[test]

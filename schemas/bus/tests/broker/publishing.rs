@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use async_nats::ConnectOptions;
 use bus::publisher::{
     Connector, Observer, Outgoing, PublishError, Publisher, PublisherConfig, SendError, Sender,
 };
@@ -21,6 +22,7 @@ use crate::{STREAM, provisioned};
 struct Tally {
     stored: Arc<AtomicU64>,
     disturbed: Arc<AtomicU64>,
+    recovered: Arc<AtomicU64>,
 }
 
 impl Observer for Tally {
@@ -33,14 +35,34 @@ impl Observer for Tally {
         self.disturbed.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn recovered(&mut self) {
+        self.recovered.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn load(&mut self, _waiting_bytes: usize, _in_flight: usize) {}
 }
 
+/// A publisher whose connections come back by themselves, as the daemon's do.
 fn publisher(server: &Server, token: u64, tally: &Tally) -> (Sender, Publisher) {
+    publisher_over(ConnectOptions::new(), server, token, tally)
+}
+
+/// Connections that end with the first loss of the broker: sending fails in the middle of a burst.
+fn brittle() -> ConnectOptions {
+    ConnectOptions::new().max_reconnects(1)
+}
+
+fn publisher_over(
+    options: ConnectOptions,
+    server: &Server,
+    token: u64,
+    tally: &Tally,
+) -> (Sender, Publisher) {
     let url = server.url();
     let connect: Connector = Arc::new(move || {
         let url = url.clone();
-        Box::pin(async move { async_nats::connect(url).await })
+        let options = options.clone();
+        Box::pin(async move { options.connect(url).await })
     });
     let config = PublisherConfig {
         stream: STREAM.to_owned(),
@@ -60,6 +82,7 @@ fn message(number: u64) -> Outgoing {
         schema: "trade/1",
         payload: number.to_string().into(),
         collapsible: false,
+        queued: None,
     }
 }
 
@@ -112,11 +135,20 @@ fn assert_same(found: &[u64], expected: impl IntoIterator<Item = u64>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_and_content_survive_a_broker_that_is_killed() -> Result<()> {
+    survive_kills(ConnectOptions::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_and_content_survive_connections_that_end() -> Result<()> {
+    survive_kills(brittle()).await
+}
+
+async fn survive_kills(options: ConnectOptions) -> Result<()> {
     const COUNT: u64 = 60_000;
     let mut server = Server::start().await?;
     provisioned(&server.client().await?).await?;
     let (tally, stop) = (Tally::default(), CancellationToken::new());
-    let (sender, mut publisher) = publisher(&server, 1, &tally);
+    let (sender, mut publisher) = publisher_over(options, &server, 1, &tally);
     publisher.take_over().await?;
     let running = run(publisher, &stop);
     for number in 0..COUNT {
@@ -208,4 +240,36 @@ async fn a_full_buffer_holds_the_sender_back_and_loses_nothing() -> Result<()> {
     running.await??;
     assert_same(&stored(&server).await?, 0..=sent);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_back_is_noticed_though_nothing_is_sent() -> Result<()> {
+    let mut server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (sender, mut publisher) = publisher_over(brittle(), &server, 1, &tally);
+    publisher.take_over().await?;
+    let running = run(publisher, &stop);
+    sender.send(message(0)).await?;
+    reached(&tally.stored, 1).await?;
+    server.kill().await?;
+    reached(&tally.disturbed, 1).await?;
+    assert_eq!(tally.recovered.load(Ordering::Relaxed), 0);
+    server.restart().await?;
+    reached(&tally.recovered, 1).await?;
+    assert_eq!(tally.stored.load(Ordering::Relaxed), 1);
+    stop.cancel();
+    running.await??;
+    assert_same(&stored(&server).await?, 0..=0);
+    Ok(())
+}
+
+/// Waits until a count is reached.
+async fn reached(count: &AtomicU64, least: u64) -> Result<()> {
+    let wait = async {
+        while count.load(Ordering::Relaxed) < least {
+            tokio::task::yield_now().await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
 }

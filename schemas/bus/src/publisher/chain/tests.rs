@@ -11,6 +11,7 @@ fn message(id: u64) -> Outgoing {
         schema: "trade/1",
         payload: Vec::new().into(),
         collapsible: false,
+        queued: None,
     }
 }
 
