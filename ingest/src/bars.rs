@@ -12,6 +12,9 @@ use schemas::id::Interval;
 use schemas::tick::{Bar, Flag, Form, Head, Trade};
 use schemas::time::UnixNanos;
 
+/// How far a trade may be dated ahead of its receipt, in nanoseconds: clocks differ, but a bar of
+/// another year would never close, and every trade after it would come late.
+pub const MAX_AHEAD: i64 = 60_000_000_000;
 /// Closed bars that can still be corrected, per interval.
 const KEPT: usize = 8;
 
@@ -58,6 +61,8 @@ pub struct Applied {
     pub too_late: bool,
     /// A sum went beyond the limits, and the trade was left out of it.
     pub overflow: bool,
+    /// It is dated too far ahead to be in any bar.
+    pub ahead: bool,
 }
 
 impl Candle {
@@ -180,6 +185,11 @@ pub fn time_of(trade: &Trade) -> UnixNanos {
     trade.head.event.unwrap_or(trade.head.received)
 }
 
+/// Whether a trade is dated further ahead of its receipt than [`MAX_AHEAD`].
+pub fn is_ahead(trade: &Trade) -> bool {
+    time_of(trade) > trade.head.received.offset(MAX_AHEAD)
+}
+
 impl Series {
     /// An interval without bars so far.
     pub const fn new(interval: Interval) -> Self {
@@ -225,6 +235,10 @@ impl Series {
         let at = time_of(trade);
         let start = start_of(self.interval, at);
         let mut applied = Applied::default();
+        if is_ahead(trade) {
+            applied.ahead = true;
+            return applied;
+        }
         let newest = self
             .open
             .as_ref()

@@ -11,7 +11,7 @@ use schemas::tick::{Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 use schemas::topic::Topic;
 
-use crate::bars::{Applied, Series, time_of};
+use crate::bars::{Applied, Series, is_ahead, time_of};
 use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
 use crate::stats::Session;
@@ -159,7 +159,12 @@ impl Line {
             self.metrics.duplicates.inc();
             return;
         }
-        state.clock = state.clock.max(at);
+        let ahead = is_ahead(&trade);
+        if ahead {
+            self.metrics.ahead.inc();
+        } else {
+            state.clock = state.clock.max(at);
+        }
         let mut corrections = Vec::new();
         let mut late = false;
         for (place, series) in instrument.series.iter_mut().enumerate() {
@@ -191,7 +196,7 @@ impl Line {
                 }
             }
         }
-        if !instrument.session.apply(&trade) {
+        if !instrument.session.apply(&trade) && !ahead {
             self.metrics.overflows.inc();
         }
         if late {

@@ -36,6 +36,25 @@ pub struct FeedMetrics {
 }
 
 impl FeedMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "feed_ticks",
+            "Ticks that feeds delivered",
+            self.received.clone(),
+        );
+        registry.register(
+            "feed_rejected",
+            "Venue messages that were refused",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "feed_sessions",
+            "Sessions begun with venues",
+            self.sessions.clone(),
+        );
+        registry.register("feed_live", "1 while a feed delivers", self.live.clone());
+    }
+
     pub(crate) fn received(&self, feed: &str, ticks: usize) {
         let of = OfFeed {
             feed: feed.to_owned(),
@@ -80,6 +99,7 @@ pub struct Metrics {
     pub(crate) unchanged: Counter,
     pub(crate) late: Counter,
     pub(crate) too_late: Counter,
+    pub(crate) ahead: Counter,
     pub(crate) overflows: Counter,
     pub(crate) stored: Counter,
     pub(crate) disturbances: Counter,
@@ -100,6 +120,7 @@ impl Metrics {
             unchanged: Counter::default(),
             late: Counter::default(),
             too_late: Counter::default(),
+            ahead: Counter::default(),
             overflows: Counter::default(),
             stored: Counter::default(),
             disturbances: Counter::default(),
@@ -108,26 +129,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             store_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
         };
-        registry.register(
-            "feed_ticks",
-            "Ticks that feeds delivered",
-            metrics.feeds.received.clone(),
-        );
-        registry.register(
-            "feed_rejected",
-            "Venue messages that were refused",
-            metrics.feeds.rejected.clone(),
-        );
-        registry.register(
-            "feed_sessions",
-            "Sessions begun with venues",
-            metrics.feeds.sessions.clone(),
-        );
-        registry.register(
-            "feed_live",
-            "1 while a feed delivers",
-            metrics.feeds.live.clone(),
-        );
+        metrics.feeds.register(registry);
         registry.register(
             "published_ticks",
             "Ticks handed to the publisher",
@@ -152,6 +154,11 @@ impl Metrics {
             "too_late_trades",
             "Late trades whose bar is no longer held",
             metrics.too_late.clone(),
+        );
+        registry.register(
+            "ahead_trades",
+            "Trades dated too far ahead to be in a bar",
+            metrics.ahead.clone(),
         );
         registry.register(
             "overflows",

@@ -13,7 +13,7 @@ use schemas::tick::{Bar, Form, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
-use crate::bars::Series;
+use crate::bars::{MAX_AHEAD, Series};
 use crate::stats::Session;
 
 /// How long the broker may stay silent while it is read.
@@ -61,21 +61,17 @@ pub async fn recover(
     until: StreamSeq,
     intervals: &[Interval],
 ) -> Result<Recovered> {
-    let mut recovered = Recovered::default();
-    let mut last: HashMap<(Venue, Symbol), Last> = HashMap::new();
+    let mut past = Past::new(intervals.to_vec());
     for entry in last_values(client, stream).await? {
-        sort_in(&entry, &mut recovered, &mut last);
-    }
-    let start = last
-        .values()
-        .filter_map(|last| last.incomplete_since(intervals))
-        .min();
-    let mut restored: HashMap<(Venue, Symbol), Restored> = HashMap::new();
-    for (key, last) in &last {
-        restored.insert(key.clone(), last.restore(intervals));
+        match codec::from_msgpack(&entry.payload) {
+            Ok(tick) => past.last_value(entry.seq, entry.time, tick),
+            Err(error) => {
+                warn!(subject = entry.subject.as_str(), seq = entry.seq.get(), %error, "not a tick, passed over");
+            }
+        }
     }
     let mut replayed: u64 = 0;
-    if let Some(after) = start {
+    if let Some(after) = past.restore() {
         let config = ReaderConfig {
             stream: stream.to_owned(),
             name: "in".to_owned(),
@@ -83,26 +79,22 @@ pub async fn recover(
             start: Start::After(after),
         };
         read_range(client.clone(), config, until, PATIENCE, |entry| {
-            let Ok(Tick::Trade(trade)) = codec::from_msgpack(&entry.payload) else {
-                return;
-            };
-            let key = (trade.head.venue.clone(), trade.head.symbol.clone());
-            if let (Some(last), Some(restored)) = (last.get(&key), restored.get_mut(&key)) {
-                last.replay(entry.seq, &trade, restored, &mut recovered.unpublished);
+            if let Ok(Tick::Trade(trade)) = codec::from_msgpack(&entry.payload) {
+                past.replay(entry.seq, &trade);
                 replayed += 1;
             }
         })
         .await
         .context("reading the trades since the last bars")?;
     }
+    let recovered = past.recovered;
     info!(
         stream,
-        instruments = restored.len(),
+        instruments = recovered.instruments.len(),
         states = recovered.states.len(),
         replayed,
         "recovered"
     );
-    recovered.instruments = restored;
     Ok(recovered)
 }
 
@@ -126,38 +118,82 @@ async fn last_values(client: &Client, stream: &str) -> Result<Vec<Entry>> {
     }
 }
 
-fn sort_in(entry: &Entry, recovered: &mut Recovered, last: &mut HashMap<(Venue, Symbol), Last>) {
-    let tick = match codec::from_msgpack(&entry.payload) {
-        Ok(tick) => tick,
-        Err(error) => {
-            warn!(subject = entry.subject.as_str(), seq = entry.seq.get(), %error, "not a tick, passed over");
-            return;
+/// What was read so far. Pure: last values in, then the trades that they lack.
+struct Past {
+    intervals: Vec<Interval>,
+    last: HashMap<(Venue, Symbol), Last>,
+    recovered: Recovered,
+}
+
+impl Past {
+    fn new(intervals: Vec<Interval>) -> Self {
+        Self {
+            intervals,
+            last: HashMap::new(),
+            recovered: Recovered::default(),
         }
-    };
-    let head = tick.head();
-    let of = last
-        .entry((head.venue.clone(), head.symbol.clone()))
-        .or_default();
-    match &tick {
-        Tick::Trade(trade) => of.trade = Some((entry.seq, trade.clone())),
-        Tick::Bar(bar) => {
-            of.bars.insert(bar.interval, (entry.seq, bar.clone()));
-        }
-        Tick::Form(form) => {
-            of.forms.insert(form.interval, (entry.seq, as_bar(form)));
-        }
-        Tick::Stat(stat) => of.stat = Some((entry.seq, Session::restored(stat))),
-        Tick::Quote(_)
-        | Tick::Book(_)
-        | Tick::Index(_)
-        | Tick::Flow(_)
-        | Tick::Status(_)
-        | Tick::Feed(_)
-        | Tick::Inst(_) => {}
     }
-    if tick.kind().is_state() || matches!(tick, Tick::Inst(_)) {
-        recovered.states.push((tick, entry.time));
+
+    /// Takes in the last message of a subject, stored at `time`.
+    fn last_value(&mut self, seq: StreamSeq, time: UnixNanos, tick: Tick) {
+        let head = tick.head();
+        let of = self
+            .last
+            .entry((head.venue.clone(), head.symbol.clone()))
+            .or_default();
+        match &tick {
+            Tick::Trade(trade) => of.trade = Some((seq, trade.clone())),
+            // What was dated too far ahead would never end: it is as if it were not there.
+            Tick::Bar(bar) if !is_beyond(&bar.head, bar.start) => {
+                of.bars.insert(bar.interval, (seq, bar.clone()));
+            }
+            Tick::Form(form) if !is_beyond(&form.head, form.start) => {
+                of.forms.insert(form.interval, (seq, as_bar(form)));
+            }
+            Tick::Stat(stat) if !is_beyond(head, head.event.unwrap_or(head.received)) => {
+                of.stat = Some((seq, Session::restored(stat)));
+            }
+            Tick::Bar(_)
+            | Tick::Form(_)
+            | Tick::Stat(_)
+            | Tick::Quote(_)
+            | Tick::Book(_)
+            | Tick::Index(_)
+            | Tick::Flow(_)
+            | Tick::Status(_)
+            | Tick::Feed(_)
+            | Tick::Inst(_) => {}
+        }
+        if tick.kind().is_state() || matches!(tick, Tick::Inst(_)) {
+            self.recovered.states.push((tick, time));
+        }
     }
+
+    /// Restores what the last values tell; gives the sequence behind which trades are missing.
+    fn restore(&mut self) -> Option<StreamSeq> {
+        for (key, last) in &self.last {
+            let restored = last.restore(&self.intervals);
+            self.recovered.instruments.insert(key.clone(), restored);
+        }
+        let missing = self.last.values();
+        missing
+            .filter_map(|last| last.incomplete_since(&self.intervals))
+            .min()
+    }
+
+    /// Takes in a trade that the stream holds, if bars or summary lack it.
+    fn replay(&mut self, seq: StreamSeq, trade: &Trade) {
+        let key = (trade.head.venue.clone(), trade.head.symbol.clone());
+        let restored = self.recovered.instruments.get_mut(&key);
+        if let (Some(last), Some(restored)) = (self.last.get(&key), restored) {
+            last.replay(seq, trade, restored, &mut self.recovered.unpublished);
+        }
+    }
+}
+
+/// Whether a time lies further ahead of the receipt than any trade may.
+fn is_beyond(head: &Head, at: UnixNanos) -> bool {
+    at > head.received.offset(MAX_AHEAD)
 }
 
 fn as_bar(form: &Form) -> Bar {
@@ -247,3 +283,6 @@ impl Last {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use schemas::id::Interval;
 use schemas::tick::{Head, Stat, Trade};
 use schemas::time::UnixNanos;
 
-use crate::bars::{add_value, start_of, time_of};
+use crate::bars::{add_value, is_ahead, start_of, time_of};
 
 /// Digits behind the point of computed averages and percentages.
 const DIGITS: u32 = 8;
@@ -52,8 +52,12 @@ impl Session {
         }
     }
 
-    /// Takes a trade in; `false` if a sum would go beyond its limits, or it belongs to a day before.
+    /// Takes a trade in; `false` if a sum would go beyond its limits, or it belongs to a day before,
+    /// or is dated too far ahead.
     pub fn apply(&mut self, trade: &Trade) -> bool {
+        if is_ahead(trade) {
+            return false;
+        }
         let at = time_of(trade);
         let day = start_of(Interval::Day1, at);
         if self.day.is_some_and(|current| day < current) {

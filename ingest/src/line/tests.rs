@@ -151,3 +151,30 @@ fn old_state_is_refreshed_and_flagged() {
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].head().flags, [Flag::Refresh]);
 }
+
+#[test]
+fn a_trade_of_another_year_goes_out_and_ruins_nothing() {
+    for recorded in [false, true] {
+        let mut line = line(&[Interval::Second1, Interval::Day1], recorded);
+        assert_eq!(take(&mut line, trade(1, START)), [Kind::Trade]);
+        let mut far = trade(2, START);
+        far.head_mut().event = Some(UnixNanos::new(4_070_908_800_000_000_000));
+        assert_eq!(take(&mut line, far), [Kind::Trade]);
+        let mut out = Vec::new();
+        line.take(
+            0,
+            trade(3, START + 2_000_000_000),
+            UnixNanos::new(START),
+            &mut out,
+        );
+        let kinds: Vec<Kind> = out.iter().map(Tick::kind).collect();
+        assert_eq!(kinds, [Kind::Bar, Kind::Trade]);
+        assert_eq!(out[1].head().flags, []);
+        out.clear();
+        line.flush(UnixNanos::new(START + 2_100_000_000), &mut out);
+        let Some(Tick::Stat(stat)) = out.last() else {
+            panic!("{out:?}")
+        };
+        assert_eq!(stat.volume.unwrap().to_string(), "4");
+    }
+}
