@@ -27,7 +27,6 @@ pub mod recovery;
 pub mod stats;
 pub mod supervisor;
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bus::lease::{Lease, LeaseConfig};
 use bus::publisher::{Publisher, PublisherConfig};
-use schemas::id::{FeedName, Interval, Symbol, Venue};
+use schemas::id::{FeedName, Symbol, Venue};
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
 use schemas::time::{Clock, SystemClock};
 use tokio::sync::mpsc;
@@ -47,7 +46,8 @@ use tracing::info;
 
 use config::FeedsConfig;
 use feed::Batch;
-use line::{Line, Plan};
+use line::Line;
+use line::plan::{Plan, Plans};
 use metrics::Metrics;
 use publish::{Outlet, Witness};
 use supervisor::FeedsContext;
@@ -193,24 +193,10 @@ async fn prepare(
     metrics: Metrics,
 ) -> Result<Prepared> {
     let last = publisher.take_over().await?;
-    let intervals: BTreeSet<Interval> = config
-        .feeds
-        .feeds
-        .iter()
-        .flat_map(|feed| feed.bars.iter().copied())
-        .collect();
-    let intervals: Vec<Interval> = intervals.into_iter().collect();
-    let recovered = recovery::recover(&cx.client, &config.stream, last, &intervals).await?;
-    let plans = config.feeds.feeds.iter().map(|feed| Plan {
-        bars: feed.bars.clone(),
-        recorded: feed.is_recorded(),
-    });
+    let plans = Plans::new(config.feeds.feeds.iter().map(Plan::of).collect());
+    let recovered = recovery::recover(&cx.client, &config.stream, last, &plans).await?;
     let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
-    let mut line = Line::new(plans.collect(), recovered, refresh, metrics);
-    line.adopt(|venue| {
-        let venues = config.feeds.feeds.iter().map(config::FeedConfig::venue);
-        venues.into_iter().position(|of| of.as_ref() == Some(venue))
-    });
+    let line = Line::new(plans, recovered, refresh, metrics);
     Ok((line, last.get()))
 }
 

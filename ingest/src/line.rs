@@ -2,6 +2,7 @@
 //! summaries. Pure: ticks and times in, ticks out.
 
 mod dedupe;
+pub mod plan;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -16,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
 use crate::stats::Session;
 use dedupe::Ids;
+use plan::{Home, Plans};
 
 /// How long a live bar waits for trades that are on their way when its time is over.
 const GRACE: i64 = 500_000_000;
@@ -26,26 +28,21 @@ const FORMING_EVERY: i64 = 1_000_000_000;
 /// hold up the ticks behind them.
 const SHARES: usize = 40;
 
-/// What the line must know of a feed.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The bars that are built from its trades.
-    pub bars: Vec<Interval>,
-    /// Whether its own event times, not the wall clock, tell when bars are over.
-    pub recorded: bool,
-}
-
+#[derive(Default)]
 struct FeedState {
-    plan: Plan,
     /// The latest event time of a recording.
     clock: UnixNanos,
-    /// Ends of open bars: instrument and position of its series.
-    ends: BinaryHeap<Reverse<(UnixNanos, usize, usize)>>,
+    /// Ends of open bars of its instruments.
+    ends: BinaryHeap<Reverse<(UnixNanos, usize, Interval)>>,
 }
 
 struct Instrument {
     venue: Venue,
     symbol: Symbol,
+    /// The feed whose bars it has and whose clock closes them.
+    feed: usize,
+    /// Whether that is known, and not only likely.
+    settled: bool,
     ids: Ids,
     series: Vec<Series>,
     session: Session,
@@ -62,11 +59,11 @@ struct State {
 
 /// All state that ingest keeps of one stream.
 pub struct Line {
+    plans: Plans,
     feeds: Vec<FeedState>,
     instruments: Vec<Instrument>,
     index: HashMap<(Venue, Symbol), usize>,
     states: HashMap<Topic, State>,
-    restored: HashMap<(Venue, Symbol), Restored>,
     unpublished: Vec<Tick>,
     /// Instruments that changed, by when they are due.
     dirty: BinaryHeap<Reverse<(UnixNanos, usize)>>,
@@ -76,37 +73,47 @@ pub struct Line {
     metrics: Metrics,
 }
 
+impl FeedState {
+    /// Closes the open bar of a series in time.
+    fn watch(&mut self, index: usize, series: &Series) {
+        let interval = series.interval();
+        let end = series
+            .forming()
+            .map(|bar| bar.start.offset(interval.nanos()));
+        self.ends
+            .extend(end.map(|end| Reverse((end, index, interval))));
+    }
+}
+
 impl Line {
-    /// Goes on behind what the stream holds. State values older than `refresh_after` nanoseconds
-    /// are sent again.
-    pub fn new(
-        plans: Vec<Plan>,
-        recovered: Recovered,
-        refresh_after: i64,
-        metrics: Metrics,
-    ) -> Self {
-        let feeds = plans.into_iter().map(|plan| FeedState {
-            plan,
-            clock: UnixNanos::EPOCH,
-            ends: BinaryHeap::new(),
-        });
+    /// Goes on behind what the stream holds; bars that were open are closed in time even if nothing
+    /// is traded any more. State values older than `refresh_after` nanoseconds are sent again.
+    pub fn new(plans: Plans, recovered: Recovered, refresh_after: i64, metrics: Metrics) -> Self {
+        let mut feeds = Vec::new();
+        feeds.resize_with(plans.len(), FeedState::default);
         let states = recovered
             .states
             .into_iter()
             .map(|(tick, published)| (tick.topic(), State { tick, published }));
-        Self {
-            feeds: feeds.collect(),
+        let mut line = Self {
+            plans,
+            feeds,
             instruments: Vec::new(),
             index: HashMap::new(),
             states: states.collect(),
-            restored: recovered.instruments,
             unpublished: recovered.unpublished,
             dirty: BinaryHeap::new(),
             refresh_after,
             refreshed: UnixNanos::EPOCH,
             flushed: UnixNanos::EPOCH,
             metrics,
+        };
+        for ((venue, symbol), restored) in recovered.instruments {
+            if let Some(home) = line.plans.home(&venue, &symbol) {
+                line.add((venue, symbol), &home, restored);
+            }
         }
+        line
     }
 
     /// Takes a tick of a feed; appends what is to be published.
@@ -150,9 +157,7 @@ impl Line {
     fn trade(&mut self, feed: usize, mut trade: Trade, out: &mut Vec<Tick>) {
         let at = time_of(&trade);
         let index = self.instrument(feed, &trade.head);
-        let (Some(instrument), Some(state)) =
-            (self.instruments.get_mut(index), self.feeds.get_mut(feed))
-        else {
+        let Some(instrument) = self.instruments.get_mut(index) else {
             return;
         };
         if !instrument.ids.is_new(&trade.id) {
@@ -162,22 +167,19 @@ impl Line {
         let ahead = is_ahead(&trade);
         if ahead {
             self.metrics.ahead.inc();
-        } else {
+        } else if let Some(state) = self.feeds.get_mut(feed) {
             state.clock = state.clock.max(at);
         }
         let mut corrections = Vec::new();
         let mut late = false;
-        for (place, series) in instrument.series.iter_mut().enumerate() {
+        for series in &mut instrument.series {
             let applied = series.apply(&trade);
             late |= applied.late;
             count(&self.metrics, &applied);
-            if applied.opened {
-                let end = series
-                    .forming()
-                    .map(|bar| bar.start.offset(series.interval().nanos()));
-                state
-                    .ends
-                    .extend(end.map(|end| Reverse((end, index, place))));
+            if applied.opened
+                && let Some(home) = self.feeds.get_mut(instrument.feed)
+            {
+                home.watch(index, series);
             }
             let interval = series.interval();
             for (bar, corrected) in applied.bars {
@@ -210,54 +212,74 @@ impl Line {
         out.extend(corrections);
     }
 
+    /// The instrument of a trade that `feed` delivered.
     fn instrument(&mut self, feed: usize, head: &Head) -> usize {
         let key = (head.venue.clone(), head.symbol.clone());
-        if let Some(index) = self.index.get(&key) {
-            return *index;
+        if let Some(index) = self.index.get(&key).copied() {
+            self.settle(index, feed);
+            return index;
         }
+        let home = self.plans.home(&key.0, &key.1).filter(|home| home.listed);
+        let home = home.unwrap_or_else(|| Home {
+            feed,
+            bars: self.plans.bars(feed),
+            listed: true,
+            mixed: false,
+        });
+        self.add(key, &home, Restored::default())
+    }
+
+    fn add(&mut self, key: (Venue, Symbol), home: &Home, restored: Restored) -> usize {
         let index = self.instruments.len();
-        let restored = self.restored.remove(&key).unwrap_or_default();
-        let intervals = self
-            .feeds
-            .get(feed)
-            .map(|feed| feed.plan.bars.clone())
-            .unwrap_or_default();
         let mut instrument = Instrument {
             venue: key.0.clone(),
             symbol: key.1.clone(),
+            feed: home.feed,
+            settled: home.listed,
             ids: Ids::after(restored.last_trade),
-            series: Vec::with_capacity(intervals.len()),
+            series: Vec::with_capacity(home.bars.len()),
             session: restored.session,
-            dirty: false,
+            dirty: restored.replayed,
             due: UnixNanos::EPOCH,
         };
-        for interval in intervals {
-            let series = restored.series.get(&interval).cloned();
-            instrument
-                .series
-                .push(series.unwrap_or_else(|| Series::new(interval)));
-        }
-        if let Some(feed) = self.feeds.get_mut(feed) {
-            for (place, series) in instrument.series.iter().enumerate() {
-                let end = series
-                    .forming()
-                    .map(|bar| bar.start.offset(series.interval().nanos()));
-                feed.ends
-                    .extend(end.map(|end| Reverse((end, index, place))));
+        for interval in &home.bars {
+            let series = restored.series.get(interval).cloned();
+            let series = series.unwrap_or_else(|| Series::new(*interval));
+            if let Some(home) = self.feeds.get_mut(home.feed) {
+                home.watch(index, &series);
             }
+            instrument.series.push(series);
+        }
+        if instrument.dirty {
+            self.dirty.push(Reverse((instrument.due, index)));
         }
         self.instruments.push(instrument);
         self.index.insert(key, index);
         index
     }
 
-    /// Takes up instruments that the stream knows, so that bars that were open are closed in time
-    /// even if nothing is traded any more. `feed_of` tells which feed carries a venue.
-    pub fn adopt(&mut self, feed_of: impl Fn(&Venue) -> Option<usize>) {
-        let known: Vec<(Venue, Symbol)> = self.restored.keys().cloned().collect();
-        for (venue, symbol) in known {
-            if let Some(feed) = feed_of(&venue) {
-                self.instrument(feed, &Head::new(venue, symbol, UnixNanos::EPOCH));
+    /// The first trade tells which feed of the venue an instrument belongs to.
+    fn settle(&mut self, index: usize, feed: usize) {
+        let Some(instrument) = self.instruments.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(&mut instrument.settled, true) {
+            return;
+        }
+        instrument.feed = feed;
+        let bars = self.plans.bars(feed);
+        instrument
+            .series
+            .retain(|series| bars.contains(&series.interval()));
+        for interval in bars {
+            let mut known = instrument.series.iter();
+            if known.all(|series| series.interval() != interval) {
+                instrument.series.push(Series::new(interval));
+            }
+        }
+        if let Some(home) = self.feeds.get_mut(feed) {
+            for series in &instrument.series {
+                home.watch(index, series);
             }
         }
     }
@@ -295,26 +317,28 @@ impl Line {
     }
 
     fn close_bars(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
-        for feed in &mut self.feeds {
-            let clock = if feed.plan.recorded {
+        for (number, feed) in self.feeds.iter_mut().enumerate() {
+            let recorded = self.plans.get(number).is_some_and(|plan| plan.recorded);
+            let clock = if recorded {
                 feed.clock
             } else {
                 now.offset(-GRACE)
             };
-            while let Some(Reverse((end, index, place))) = feed.ends.peek().copied() {
+            while let Some(Reverse((end, index, interval))) = feed.ends.peek().copied() {
                 if end > clock {
                     break;
                 }
                 feed.ends.pop();
-                let Some(instrument) = self.instruments.get_mut(index) else {
+                let instrument = self.instruments.get_mut(index);
+                let Some(instrument) = instrument.filter(|of| of.feed == number) else {
                     continue;
                 };
                 let head = Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
-                let Some(series) = instrument.series.get_mut(place) else {
-                    continue;
-                };
-                let closed = series.close_by(clock);
-                out.extend(closed.map(|bar| Tick::from(bar.bar(head, series.interval(), false))));
+                let mut series = instrument.series.iter_mut();
+                if let Some(series) = series.find(|series| series.interval() == interval) {
+                    let closed = series.close_by(clock);
+                    out.extend(closed.map(|bar| Tick::from(bar.bar(head, interval, false))));
+                }
             }
         }
     }

@@ -9,15 +9,19 @@ use bus::reader::{Entry, Event, Reader, ReaderConfig, Start, read_range};
 use schemas::codec;
 use schemas::id::{Interval, Symbol, Venue};
 use schemas::position::StreamSeq;
-use schemas::tick::{Bar, Form, Head, Tick, Trade};
+use schemas::tick::{Bar, Flag, Form, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
 use crate::bars::{MAX_AHEAD, Series};
+use crate::line::plan::Plans;
 use crate::stats::Session;
 
 /// How long the broker may stay silent while it is read.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// An instrument that was first heard of so short a time before its last trade may have bars that
+/// were never published.
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// What the stream knows.
 #[derive(Debug, Default)]
@@ -39,18 +43,25 @@ pub struct Restored {
     pub series: HashMap<Interval, Series>,
     /// The running summary.
     pub session: Session,
+    /// Trades were missing in bars or summary: what is published of them is out of date.
+    pub replayed: bool,
 }
 
 /// Last messages of one instrument, each with its sequence.
 #[derive(Default)]
 struct Last {
-    trade: Option<(StreamSeq, Trade)>,
+    /// When it was first heard of, unless that was long ago.
+    born: Option<(StreamSeq, UnixNanos)>,
+    trade: Option<(StreamSeq, UnixNanos, Trade)>,
     bars: HashMap<Interval, (StreamSeq, Bar)>,
     forms: HashMap<Interval, (StreamSeq, Bar)>,
     stat: Option<(StreamSeq, Session)>,
+    /// Where intervals begin that have neither bar nor forming bar, and a missing summary.
+    fallback: StreamSeq,
 }
 
-/// Reads the stream up to `until`.
+/// Reads the stream up to `until`: last values, and the trades that the bars and summaries of
+/// instruments with a home in `plans` lack.
 ///
 /// # Errors
 ///
@@ -59,9 +70,9 @@ pub async fn recover(
     client: &Client,
     stream: &str,
     until: StreamSeq,
-    intervals: &[Interval],
+    plans: &Plans,
 ) -> Result<Recovered> {
-    let mut past = Past::new(intervals.to_vec());
+    let mut past = Past::new(plans);
     for entry in last_values(client, stream).await? {
         match codec::from_msgpack(&entry.payload) {
             Ok(tick) => past.last_value(entry.seq, entry.time, tick),
@@ -119,16 +130,16 @@ async fn last_values(client: &Client, stream: &str) -> Result<Vec<Entry>> {
 }
 
 /// What was read so far. Pure: last values in, then the trades that they lack.
-struct Past {
-    intervals: Vec<Interval>,
+struct Past<'a> {
+    plans: &'a Plans,
     last: HashMap<(Venue, Symbol), Last>,
     recovered: Recovered,
 }
 
-impl Past {
-    fn new(intervals: Vec<Interval>) -> Self {
+impl<'a> Past<'a> {
+    fn new(plans: &'a Plans) -> Self {
         Self {
-            intervals,
+            plans,
             last: HashMap::new(),
             recovered: Recovered::default(),
         }
@@ -142,7 +153,7 @@ impl Past {
             .entry((head.venue.clone(), head.symbol.clone()))
             .or_default();
         match &tick {
-            Tick::Trade(trade) => of.trade = Some((seq, trade.clone())),
+            Tick::Trade(trade) => of.trade = Some((seq, time, trade.clone())),
             // What was dated too far ahead would never end: it is as if it were not there.
             Tick::Bar(bar) if !is_beyond(&bar.head, bar.start) => {
                 of.bars.insert(bar.interval, (seq, bar.clone()));
@@ -153,6 +164,7 @@ impl Past {
             Tick::Stat(stat) if !is_beyond(head, head.event.unwrap_or(head.received)) => {
                 of.stat = Some((seq, Session::restored(stat)));
             }
+            Tick::Inst(_) if !head.flags.contains(&Flag::Refresh) => of.born = Some((seq, time)),
             Tick::Bar(_)
             | Tick::Form(_)
             | Tick::Stat(_)
@@ -171,14 +183,23 @@ impl Past {
 
     /// Restores what the last values tell; gives the sequence behind which trades are missing.
     fn restore(&mut self) -> Option<StreamSeq> {
-        for (key, last) in &self.last {
-            let restored = last.restore(&self.intervals);
+        let mut start: Option<StreamSeq> = None;
+        for (key, last) in &mut self.last {
+            let Some(mut home) = self.plans.home(&key.0, &key.1) else {
+                continue;
+            };
+            if home.mixed {
+                // What was never published is of the other feed.
+                home.bars
+                    .retain(|interval| last.known_seq(*interval).is_some());
+            }
+            last.locate(&home.bars);
+            let missing = last.incomplete_since(&home.bars);
+            start = [start, missing].into_iter().flatten().min();
+            let restored = last.restore(&home.bars);
             self.recovered.instruments.insert(key.clone(), restored);
         }
-        let missing = self.last.values();
-        missing
-            .filter_map(|last| last.incomplete_since(&self.intervals))
-            .min()
+        start
     }
 
     /// Takes in a trade that the stream holds, if bars or summary lack it.
@@ -222,20 +243,38 @@ fn as_bar(form: &Form) -> Bar {
 }
 
 impl Last {
-    /// Everything up to here is in the bars of this interval.
-    fn bar_seq(&self, interval: Interval) -> StreamSeq {
+    /// Finds where intervals begin that the stream knows nothing of: with an instrument that is
+    /// new, or else, being new themselves, with the other intervals.
+    fn locate(&mut self, intervals: &[Interval]) {
+        let Some((trade, traded, _)) = &self.trade else {
+            return;
+        };
+        let young = self.born.filter(|(_, at)| traded.since(*at) < YOUNG);
+        let known = intervals.iter().filter_map(|of| self.known_seq(*of));
+        let stat = self.stat.as_ref().map(|(seq, _)| *seq);
+        let before = StreamSeq::new(trade.get().saturating_sub(1));
+        let all = known.chain(stat).chain(young.map(|(seq, _)| seq));
+        self.fallback = all.min().unwrap_or(before);
+    }
+
+    fn known_seq(&self, interval: Interval) -> Option<StreamSeq> {
         let bar = self.bars.get(&interval).map(|(seq, _)| *seq);
         let form = self.forms.get(&interval).map(|(seq, _)| *seq);
-        bar.max(form).unwrap_or(StreamSeq::ZERO)
+        bar.max(form)
+    }
+
+    /// Everything up to here is in the bars of this interval.
+    fn bar_seq(&self, interval: Interval) -> StreamSeq {
+        self.known_seq(interval).unwrap_or(self.fallback)
     }
 
     fn stat_seq(&self) -> StreamSeq {
-        self.stat.as_ref().map_or(StreamSeq::ZERO, |(seq, _)| *seq)
+        self.stat.as_ref().map_or(self.fallback, |(seq, _)| *seq)
     }
 
     /// The sequence behind which trades are missing in bars or summary; `None` if none are.
     fn incomplete_since(&self, intervals: &[Interval]) -> Option<StreamSeq> {
-        let (trade, _) = self.trade.as_ref()?;
+        let (trade, ..) = self.trade.as_ref()?;
         let bars = intervals.iter().map(|interval| self.bar_seq(*interval));
         bars.chain([self.stat_seq()])
             .filter(|seq| seq < trade)
@@ -249,7 +288,8 @@ impl Last {
             (*interval, Series::restored(*interval, bar, form))
         });
         Restored {
-            last_trade: self.trade.as_ref().map(|(_, trade)| trade.id.clone()),
+            last_trade: self.trade.as_ref().map(|(.., trade)| trade.id.clone()),
+            replayed: false,
             series: series.collect(),
             session: self
                 .stat
@@ -263,6 +303,7 @@ impl Last {
     fn replay(&self, seq: StreamSeq, trade: &Trade, restored: &mut Restored, bars: &mut Vec<Tick>) {
         for (interval, series) in &mut restored.series {
             if seq > self.bar_seq(*interval) {
+                restored.replayed = true;
                 let head = || {
                     let Head {
                         venue,
@@ -279,6 +320,7 @@ impl Last {
             }
         }
         if seq > self.stat_seq() {
+            restored.replayed = true;
             restored.session.apply(trade);
         }
     }

@@ -1,20 +1,30 @@
 //! What the line lets through, what it adds, and that a restart is not seen from outside.
 
+use std::collections::HashSet;
+
 use prometheus_client::registry::Registry;
 use schemas::id::Kind;
 use schemas::tick::{Quote, Side};
 
+use super::plan::Plan;
 use super::*;
 
 const START: i64 = 1_767_000_000_000_000_000;
 
 fn line(bars: &[Interval], recorded: bool) -> Line {
     let plan = Plan {
+        venue: Venue::new("x").ok(),
+        symbols: HashSet::new(),
         bars: bars.to_vec(),
         recorded,
     };
     let metrics = Metrics::new(&mut Registry::default());
-    Line::new(vec![plan], Recovered::default(), 1_000_000_000_000, metrics)
+    Line::new(
+        Plans::new(vec![plan]),
+        Recovered::default(),
+        1_000_000_000_000,
+        metrics,
+    )
 }
 
 fn head(at: i64) -> Head {

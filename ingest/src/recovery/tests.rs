@@ -7,7 +7,8 @@ use schemas::tick::Side;
 use schemas::topic::Topic;
 
 use super::*;
-use crate::line::{Line, Plan};
+use crate::line::Line;
+use crate::line::plan::Plan;
 use crate::metrics::Metrics;
 
 const START: i64 = 1_767_000_000_000_000_000;
@@ -31,6 +32,19 @@ fn trade(id: u64, at: i64, price: &str) -> Trade {
     }
 }
 
+fn plan(symbols: &[&str], bars: &[Interval]) -> Plan {
+    Plan {
+        venue: Some(venue()),
+        symbols: symbols.iter().flat_map(|name| Symbol::new(name)).collect(),
+        bars: bars.to_vec(),
+        recorded: false,
+    }
+}
+
+fn plans(bars: &[Interval]) -> Plans {
+    Plans::new(vec![plan(&[], bars)])
+}
+
 /// What was stored; a message's sequence is its place, from 1.
 #[derive(Default)]
 struct Stored(Vec<Tick>);
@@ -41,12 +55,12 @@ impl Stored {
     }
 
     /// What a new writer makes of it, and how many trades it had to read for that.
-    fn recover(&self, intervals: &[Interval]) -> (Recovered, usize) {
+    fn recover(&self, plans: &Plans) -> (Recovered, usize) {
         let mut last: BTreeMap<Topic, (StreamSeq, &Tick)> = BTreeMap::new();
         for (seq, tick) in self.entries() {
             last.insert(tick.topic(), (seq, tick));
         }
-        let mut past = Past::new(intervals.to_vec());
+        let mut past = Past::new(plans);
         for (seq, tick) in last.into_values() {
             past.last_value(seq, tick.head().received, tick.clone());
         }
@@ -62,16 +76,10 @@ impl Stored {
         (past.recovered, read)
     }
 
-    fn line(&self, intervals: &[Interval]) -> Line {
-        let plan = Plan {
-            bars: intervals.to_vec(),
-            recorded: false,
-        };
-        let (recovered, _) = self.recover(intervals);
+    fn line(&self, plans: &Plans) -> Line {
+        let (recovered, _) = self.recover(plans);
         let metrics = Metrics::new(&mut Registry::default());
-        let mut line = Line::new(vec![plan], recovered, i64::MAX, metrics);
-        line.adopt(|_| Some(0));
-        line
+        Line::new(plans.clone(), recovered, i64::MAX, metrics)
     }
 
     fn bars(&self, interval: Interval) -> BTreeMap<UnixNanos, Bar> {
@@ -105,7 +113,7 @@ fn what_is_dated_far_ahead_is_not_restored() {
     };
     let interval = Interval::Minute1;
     let mut stored = Stored(vec![far.clone().into(), figures(interval).into()]);
-    let mut line = stored.line(&[interval]);
+    let mut line = stored.line(&plans(&[interval]));
     for id in 2..4 {
         let next = trade(id, START + i64::try_from(id).unwrap() * 60 * SECOND, "2");
         let now = next.head.received;
@@ -113,4 +121,79 @@ fn what_is_dated_far_ahead_is_not_restored() {
     }
     assert_eq!(stored.bars(interval).len(), 1);
     assert_eq!(stored.0.last().unwrap().head().flags, []);
+}
+
+/// Trades one a second, through a new line.
+fn history(plans: &Plans, trades: u64) -> Stored {
+    let mut stored = Stored::default();
+    let mut line = stored.line(plans);
+    for id in 1..=trades {
+        let trade = trade(id, START + i64::try_from(id).unwrap() * SECOND, "1");
+        let now = trade.head.received;
+        line.take(0, trade.into(), now, &mut stored.0);
+        line.flush(now, &mut stored.0);
+    }
+    stored
+}
+
+#[test]
+fn an_interval_that_is_new_starts_with_the_others() {
+    let (second, minute, day) = (Interval::Second1, Interval::Minute1, Interval::Day1);
+    let stored = history(&plans(&[minute]), 200);
+    for bars in [&[minute][..], &[minute, day], &[minute, second], &[]] {
+        let (recovered, read) = stored.recover(&plans(bars));
+        assert_eq!(read, 0, "{bars:?}");
+        assert_eq!(recovered.unpublished, []);
+    }
+}
+
+#[test]
+fn instruments_have_the_bars_of_their_own_feed() {
+    let (second, minute) = (Interval::Second1, Interval::Minute1);
+    let two = Plans::new(vec![plan(&["B"], &[second]), plan(&["A"], &[minute])]);
+    let stored = history(&two, 200);
+    assert_eq!(stored.bars(second).len(), 0, "A belongs to the second feed");
+    let (recovered, read) = stored.recover(&two);
+    assert_eq!((read, recovered.unpublished.len()), (0, 0));
+    let mut line = stored.line(&two);
+    let mut out = Vec::new();
+    line.flush(UnixNanos::new(START + 300 * SECOND), &mut out);
+    let bars: Vec<Interval> = out.iter().filter_map(interval_of).collect();
+    assert_eq!(bars, [minute], "the open bar is closed, and no other");
+}
+
+#[test]
+fn the_first_trade_tells_which_of_two_simulators_an_instrument_is_of() {
+    let (second, minute) = (Interval::Second1, Interval::Minute1);
+    let two = Plans::new(vec![plan(&[], &[second]), plan(&[], &[minute])]);
+    let mut stored = Stored::default();
+    let mut line = stored.line(&two);
+    for id in 1..=2 {
+        let trade = trade(id, START + i64::try_from(id).unwrap() * SECOND, "1");
+        let now = trade.head.received;
+        line.take(1, trade.into(), now, &mut stored.0);
+        line.flush(now, &mut stored.0);
+    }
+    stored.0.push(trade(9, START + 2 * SECOND, "1").into());
+    let (recovered, read) = stored.recover(&two);
+    assert_eq!((read, recovered.unpublished), (1, vec![]));
+    let mut line = stored.line(&two);
+    let mut out = Vec::new();
+    let next = trade(10, START + 3 * SECOND, "1");
+    let now = next.head.received;
+    line.take(1, next.into(), now, &mut out);
+    out.clear();
+    line.flush(UnixNanos::new(START + 300 * SECOND), &mut out);
+    let Some(Tick::Bar(bar)) = out.first() else {
+        panic!("{out:?}")
+    };
+    assert_eq!((bar.interval, bar.trades), (minute, 4));
+    assert_eq!(out.iter().filter_map(interval_of).count(), 1);
+}
+
+fn interval_of(tick: &Tick) -> Option<Interval> {
+    if let Tick::Bar(bar) = tick {
+        return Some(bar.interval);
+    }
+    None
 }
