@@ -33,16 +33,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use async_nats::Client;
 use bus::lease::{Lease, LeaseConfig};
 use bus::publisher::{Publisher, PublisherConfig};
 use schemas::id::{FeedName, Symbol, Venue};
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
-use schemas::time::{Clock, SystemClock};
-use tokio::sync::mpsc;
+use schemas::time::{Clock, SystemClock, UnixNanos};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use config::FeedsConfig;
 use feed::Batch;
@@ -58,6 +59,9 @@ const WINDOW: usize = 512;
 const INLET: usize = 64;
 /// The largest payload, below the stream's own limit by what headers take.
 const MAX_PAYLOAD: usize = 250_000;
+
+/// How often the stream is asked how far back it goes.
+const RETENTION: Duration = Duration::from_secs(30);
 
 /// How often bars are closed by the clock, and forming ones sent.
 const PULSE: Duration = Duration::from_millis(20);
@@ -159,6 +163,15 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
     parts.spawn(async move { Ok(lease.keep(&client, keep).await?) });
     let publishing = publish_stop.clone();
     parts.spawn(async move { Ok(publisher.run(publishing).await?) });
+    let (first, retained) = watch::channel(None);
+    // Dropped, and so ended, with this function.
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch_retention(
+        cx.client.clone(),
+        config.stream.clone(),
+        first,
+    ));
+    let line = (line, retained);
     let outcome = tokio::select! {
         outcome = feed_line(&config, line, &mut outlet, metrics, &stop) => outcome,
         () = broken.cancelled() => Err(anyhow::anyhow!("--ack-log can no longer be written")),
@@ -200,10 +213,25 @@ async fn prepare(
     Ok((line, last.get()))
 }
 
+/// Tells from time to time when the first message was stored that the stream still holds.
+async fn watch_retention(client: Client, stream: String, first: watch::Sender<Option<UnixNanos>>) {
+    loop {
+        tokio::time::sleep(RETENTION).await;
+        match recovery::retained_since(&client, &stream).await {
+            Ok(Some(time)) => {
+                first.send_replace(Some(time));
+            }
+            // Nothing is stored, or it was trimmed meanwhile.
+            Ok(None) => {}
+            Err(error) => debug!(stream, %error, "how far back the stream goes is not known"),
+        }
+    }
+}
+
 /// Passes ticks from feeds to the publisher until `stop`.
 async fn feed_line(
     config: &Config,
-    mut line: Line,
+    (mut line, retained): (Line, watch::Receiver<Option<UnixNanos>>),
     outlet: &mut Outlet,
     metrics: Metrics,
     stop: &CancellationToken,
@@ -243,7 +271,12 @@ async fn feed_line(
                 }
             },
             _ = pulse.tick() => line.flush(clock.now(), &mut out),
-            _ = seconds.tick() => out.extend(collapse_report(config, outlet, &*clock)),
+            _ = seconds.tick() => {
+                out.extend(collapse_report(config, outlet, &*clock));
+                if let Some(first) = *retained.borrow() {
+                    line.retained_since(first);
+                }
+            }
         }
     }
     line.flush(clock.now(), &mut out);

@@ -3,6 +3,7 @@
 
 mod dedupe;
 pub mod plan;
+mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,7 +11,6 @@ use std::collections::{BinaryHeap, HashMap};
 use schemas::id::{Interval, Symbol, Venue};
 use schemas::tick::{Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
-use schemas::topic::Topic;
 
 use crate::bars::{Applied, Series, is_ahead, time_of};
 use crate::metrics::Metrics;
@@ -18,6 +18,7 @@ use crate::recovery::{Recovered, Restored};
 use crate::stats::Session;
 use dedupe::Ids;
 use plan::{Home, Plans};
+use states::States;
 
 /// How long a live bar waits for trades that are on their way when its time is over.
 const GRACE: i64 = 500_000_000;
@@ -52,23 +53,16 @@ struct Instrument {
     due: UnixNanos,
 }
 
-struct State {
-    tick: Tick,
-    published: UnixNanos,
-}
-
 /// All state that ingest keeps of one stream.
 pub struct Line {
     plans: Plans,
     feeds: Vec<FeedState>,
     instruments: Vec<Instrument>,
     index: HashMap<(Venue, Symbol), usize>,
-    states: HashMap<Topic, State>,
+    states: States,
     unpublished: Vec<Tick>,
     /// Instruments that changed, by when they are due.
     dirty: BinaryHeap<Reverse<(UnixNanos, usize)>>,
-    refresh_after: i64,
-    refreshed: UnixNanos,
     flushed: UnixNanos,
     metrics: Metrics,
 }
@@ -91,20 +85,14 @@ impl Line {
     pub fn new(plans: Plans, recovered: Recovered, refresh_after: i64, metrics: Metrics) -> Self {
         let mut feeds = Vec::new();
         feeds.resize_with(plans.len(), FeedState::default);
-        let states = recovered
-            .states
-            .into_iter()
-            .map(|(tick, published)| (tick.topic(), State { tick, published }));
         let mut line = Self {
             plans,
             feeds,
             instruments: Vec::new(),
             index: HashMap::new(),
-            states: states.collect(),
+            states: States::new(recovered.states, refresh_after),
             unpublished: recovered.unpublished,
             dirty: BinaryHeap::new(),
-            refresh_after,
-            refreshed: UnixNanos::EPOCH,
             flushed: UnixNanos::EPOCH,
             metrics,
         };
@@ -133,25 +121,16 @@ impl Line {
 
     /// Publishes a state value unless it equals the last one.
     fn state(&mut self, mut tick: Tick, now: UnixNanos, out: &mut Vec<Tick>) {
-        let topic = tick.topic();
-        if let Some(state) = self.states.get(&topic) {
-            // Equal but for times, sequence and flags.
-            let head = std::mem::replace(tick.head_mut(), state.tick.head().clone());
-            let same = tick == state.tick;
-            *tick.head_mut() = head;
-            if same {
-                self.metrics.unchanged.inc();
-                return;
-            }
+        if self.states.is_news(&mut tick, now) {
+            out.push(tick);
+        } else {
+            self.metrics.unchanged.inc();
         }
-        out.push(tick.clone());
-        self.states.insert(
-            topic,
-            State {
-                tick,
-                published: now,
-            },
-        );
+    }
+
+    /// To be called from time to time: when the first message was stored that the stream holds.
+    pub const fn retained_since(&mut self, first: UnixNanos) {
+        self.states.retained_since(first);
     }
 
     fn trade(&mut self, feed: usize, mut trade: Trade, out: &mut Vec<Tick>) {
@@ -302,7 +281,7 @@ impl Line {
             self.dirty.pop();
             self.send_forming(index, now, out);
         }
-        self.refresh(now, out);
+        self.states.refresh(now, out);
     }
 
     /// The clock went back: nothing waits for the time that it showed before.
@@ -361,22 +340,6 @@ impl Line {
         ticks.extend(instrument.session.stat(head()).map(Tick::from));
         for tick in ticks {
             self.state(tick, now, out);
-        }
-    }
-
-    fn refresh(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
-        // A pass over all state is due seldom against the time that values may grow old.
-        if now.get() - self.refreshed.get() < self.refresh_after / 20 {
-            return;
-        }
-        self.refreshed = now;
-        for state in self.states.values_mut() {
-            if now.get() - state.published.get() > self.refresh_after {
-                state.published = now;
-                let mut tick = state.tick.clone();
-                tick.head_mut().flags.push(Flag::Refresh);
-                out.push(tick);
-            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::Client;
+use bus::api::ApiError;
 use bus::reader::{Entry, Event, Reader, ReaderConfig, Start, read_range};
 use schemas::codec;
 use schemas::id::{Interval, Symbol, Venue};
@@ -107,6 +108,17 @@ pub async fn recover(
         "recovered"
     );
     Ok(recovered)
+}
+
+/// When the first message was stored that the stream still holds; `None` if it holds none.
+///
+/// # Errors
+///
+/// [`ApiError`].
+pub async fn retained_since(client: &Client, stream: &str) -> Result<Option<UnixNanos>, ApiError> {
+    let state = bus::stream::state(client, stream).await?;
+    let first = bus::stream::message_at(client, stream, state.first_seq).await?;
+    Ok(first.map(|first| first.time))
 }
 
 async fn last_values(client: &Client, stream: &str) -> Result<Vec<Entry>> {

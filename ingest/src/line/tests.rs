@@ -188,3 +188,38 @@ fn a_trade_of_another_year_goes_out_and_ruins_nothing() {
         assert_eq!(stat.volume.unwrap().to_string(), "4");
     }
 }
+
+fn quotes(line: &mut Line, number: usize, at: i64) {
+    for number in 0..number {
+        let mut quote = quote("1", at);
+        quote.head_mut().symbol = Symbol::new(&format!("S{number}")).unwrap();
+        take(line, quote);
+    }
+}
+
+#[test]
+fn what_a_stream_full_of_bytes_will_trim_next_is_refreshed_in_time() {
+    let mut line = line(&[], false);
+    take(&mut line, quote("1", START));
+    let second = 1_000_000_000;
+    line.retained_since(UnixNanos::new(START - 60 * second));
+    assert_eq!(flush(&mut line, START + 59 * second), []);
+    assert_eq!(flush(&mut line, START + 61 * second), [Kind::Quote]);
+    assert_eq!(flush(&mut line, START + 62 * second), []);
+    line.retained_since(UnixNanos::new(START + 59 * second));
+    assert_eq!(flush(&mut line, START + 64 * second), [Kind::Quote]);
+    line.retained_since(UnixNanos::new(START + 90 * second));
+    assert_eq!(flush(&mut line, START + 65 * second), [], "another clock");
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_refreshes_everything_little_by_little() {
+    let mut line = line(&[], false);
+    quotes(&mut line, 5_000, START);
+    let day = 86_400_000_000_000;
+    let sizes: Vec<usize> = (0..500)
+        .map(|pulse| flush(&mut line, START + day + pulse).len())
+        .collect();
+    assert_eq!(sizes.iter().max(), Some(&10));
+    assert_eq!(sizes.iter().sum::<usize>(), 5_000);
+}
