@@ -202,16 +202,21 @@ impl Series {
     }
 
     /// Goes on behind what was published: the last closed bar, and the forming one if it is later.
+    /// Behind a corrected bar there may have been others: they are no longer known.
     pub fn restored(interval: Interval, bar: Option<&Bar>, form: Option<&Bar>) -> Self {
         let closed = bar.map(Candle::restored);
         let after = closed.as_ref().map(|bar| bar.start);
         let open = form
             .map(Candle::restored)
             .filter(|form| after.is_none_or(|bar| form.start > bar));
-        let floor = closed
-            .as_ref()
-            .or(open.as_ref())
-            .map(|bar| bar.start.offset(-1));
+        let corrected = bar.is_some_and(|bar| bar.head.flags.contains(&Flag::Late));
+        let known = if corrected {
+            [&open, &closed]
+        } else {
+            [&closed, &open]
+        };
+        let known = known.into_iter().flatten().next();
+        let floor = known.map(|bar| bar.start.offset(-1));
         Self {
             interval,
             open,
@@ -230,6 +235,11 @@ impl Series {
         self.open.as_ref()
     }
 
+    /// The newest bar: the forming one, or the last that was closed.
+    pub fn newest(&self) -> Option<&Candle> {
+        self.open.as_ref().or(self.closed.back())
+    }
+
     /// Takes a trade in.
     pub fn apply(&mut self, trade: &Trade) -> Applied {
         let at = time_of(trade);
@@ -239,11 +249,7 @@ impl Series {
             applied.ahead = true;
             return applied;
         }
-        let newest = self
-            .open
-            .as_ref()
-            .or(self.closed.back())
-            .map(|bar| bar.start);
+        let newest = self.newest().map(|bar| bar.start);
         match &mut self.open {
             Some(open) if open.start == start => applied.overflow = !open.add(at, trade),
             _ if newest.is_none_or(|newest| newest < start) => {

@@ -2,6 +2,7 @@
 //! summaries. Pure: ticks and times in, ticks out.
 
 mod dedupe;
+mod instrument;
 pub mod plan;
 mod states;
 
@@ -12,11 +13,10 @@ use schemas::id::{Interval, Symbol, Venue};
 use schemas::tick::{Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 
-use crate::bars::{Applied, Series, is_ahead, time_of};
+use crate::bars::{is_ahead, time_of};
 use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
-use crate::stats::Session;
-use dedupe::Ids;
+use instrument::Instrument;
 use plan::{Home, Plans};
 use states::States;
 
@@ -37,22 +37,6 @@ struct FeedState {
     ends: BinaryHeap<Reverse<(UnixNanos, usize, Interval)>>,
 }
 
-struct Instrument {
-    venue: Venue,
-    symbol: Symbol,
-    /// The feed whose bars it has and whose clock closes them.
-    feed: usize,
-    /// Whether that is known, and not only likely.
-    settled: bool,
-    ids: Ids,
-    series: Vec<Series>,
-    session: Session,
-    /// Something changed since forming bars and summaries were last sent.
-    dirty: bool,
-    /// When they may be sent again.
-    due: UnixNanos,
-}
-
 /// All state that ingest keeps of one stream.
 pub struct Line {
     plans: Plans,
@@ -68,14 +52,11 @@ pub struct Line {
 }
 
 impl FeedState {
-    /// Closes the open bar of a series in time.
-    fn watch(&mut self, index: usize, series: &Series) {
-        let interval = series.interval();
-        let end = series
-            .forming()
-            .map(|bar| bar.start.offset(interval.nanos()));
+    /// Closes open bars in time.
+    fn watch(&mut self, index: usize, ends: impl IntoIterator<Item = (UnixNanos, Interval)>) {
+        let ends = ends.into_iter();
         self.ends
-            .extend(end.map(|end| Reverse((end, index, interval))));
+            .extend(ends.map(|(end, interval)| Reverse((end, index, interval))));
     }
 }
 
@@ -107,7 +88,7 @@ impl Line {
     /// Takes a tick of a feed; appends what is to be published.
     pub fn take(&mut self, feed: usize, tick: Tick, now: UnixNanos, out: &mut Vec<Tick>) {
         match tick {
-            Tick::Trade(trade) => self.trade(feed, trade, out),
+            Tick::Trade(trade) => self.trade(feed, trade, now, out),
             Tick::Quote(_)
             | Tick::Book(_)
             | Tick::Stat(_)
@@ -133,7 +114,7 @@ impl Line {
         self.states.retained_since(first);
     }
 
-    fn trade(&mut self, feed: usize, mut trade: Trade, out: &mut Vec<Tick>) {
+    fn trade(&mut self, feed: usize, mut trade: Trade, now: UnixNanos, out: &mut Vec<Tick>) {
         let at = time_of(&trade);
         let index = self.instrument(feed, &trade.head);
         let Some(instrument) = self.instruments.get_mut(index) else {
@@ -149,46 +130,32 @@ impl Line {
         } else if let Some(state) = self.feeds.get_mut(feed) {
             state.clock = state.clock.max(at);
         }
-        let mut corrections = Vec::new();
-        let mut late = false;
-        for series in &mut instrument.series {
-            let applied = series.apply(&trade);
-            late |= applied.late;
-            count(&self.metrics, &applied);
-            if applied.opened
-                && let Some(home) = self.feeds.get_mut(instrument.feed)
-            {
-                home.watch(index, series);
-            }
-            let interval = series.interval();
-            for (bar, corrected) in applied.bars {
-                let head = Head::new(
-                    trade.head.venue.clone(),
-                    trade.head.symbol.clone(),
-                    trade.head.received,
-                );
-                // A bar stands behind every trade that it holds and before every other one, so
-                // that recovery can tell from sequences which trades a bar lacks.
-                let bar = Tick::from(bar.bar(head, interval, corrected));
-                if corrected {
-                    corrections.push(bar);
-                } else {
-                    out.push(bar);
-                }
-            }
+        let built = instrument.apply(&trade, now, &self.metrics);
+        if let Some(home) = self.feeds.get_mut(instrument.feed) {
+            home.watch(index, built.ends);
         }
-        if !instrument.session.apply(&trade) && !ahead {
+        if !instrument.sum_up(&trade) && !ahead {
             self.metrics.overflows.inc();
         }
-        if late {
+        if built.late {
             self.metrics.late.inc();
             trade.head.flags.push(Flag::Late);
         }
         if !std::mem::replace(&mut instrument.dirty, true) {
             self.dirty.push(Reverse((instrument.due, index)));
         }
+        out.extend(built.closed);
+        self.send_state(built.forms, now, out);
         out.push(trade.into());
-        out.extend(corrections);
+        out.extend(built.corrected);
+    }
+
+    /// Publishes state values whether or not they changed: where they stand counts.
+    fn send_state(&mut self, ticks: Vec<Tick>, now: UnixNanos, out: &mut Vec<Tick>) {
+        for tick in ticks {
+            self.states.put(tick.clone(), now);
+            out.push(tick);
+        }
     }
 
     /// The instrument of a trade that `feed` delivered.
@@ -210,24 +177,10 @@ impl Line {
 
     fn add(&mut self, key: (Venue, Symbol), home: &Home, restored: Restored) -> usize {
         let index = self.instruments.len();
-        let mut instrument = Instrument {
-            venue: key.0.clone(),
-            symbol: key.1.clone(),
-            feed: home.feed,
-            settled: home.listed,
-            ids: Ids::after(restored.last_trade),
-            series: Vec::with_capacity(home.bars.len()),
-            session: restored.session,
-            dirty: restored.replayed,
-            due: UnixNanos::EPOCH,
-        };
-        for interval in &home.bars {
-            let series = restored.series.get(interval).cloned();
-            let series = series.unwrap_or_else(|| Series::new(*interval));
-            if let Some(home) = self.feeds.get_mut(home.feed) {
-                home.watch(index, &series);
-            }
-            instrument.series.push(series);
+        let mut instrument = Instrument::new(key.clone(), home.feed, &home.bars, restored);
+        instrument.settled = home.listed;
+        if let Some(home) = self.feeds.get_mut(home.feed) {
+            home.watch(index, instrument.ends());
         }
         if instrument.dirty {
             self.dirty.push(Reverse((instrument.due, index)));
@@ -246,20 +199,9 @@ impl Line {
             return;
         }
         instrument.feed = feed;
-        let bars = self.plans.bars(feed);
-        instrument
-            .series
-            .retain(|series| bars.contains(&series.interval()));
-        for interval in bars {
-            let mut known = instrument.series.iter();
-            if known.all(|series| series.interval() != interval) {
-                instrument.series.push(Series::new(interval));
-            }
-        }
+        instrument.rearrange(&self.plans.bars(feed));
         if let Some(home) = self.feeds.get_mut(feed) {
-            for series in &instrument.series {
-                home.watch(index, series);
-            }
+            home.watch(index, instrument.ends());
         }
     }
 
@@ -309,14 +251,8 @@ impl Line {
                 }
                 feed.ends.pop();
                 let instrument = self.instruments.get_mut(index);
-                let Some(instrument) = instrument.filter(|of| of.feed == number) else {
-                    continue;
-                };
-                let head = Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
-                let mut series = instrument.series.iter_mut();
-                if let Some(series) = series.find(|series| series.interval() == interval) {
-                    let closed = series.close_by(clock);
-                    out.extend(closed.map(|bar| Tick::from(bar.bar(head, interval, false))));
+                if let Some(instrument) = instrument.filter(|of| of.feed == number) {
+                    out.extend(instrument.close(interval, clock, now));
                 }
             }
         }
@@ -328,33 +264,13 @@ impl Line {
         };
         instrument.dirty = false;
         instrument.due = now.offset(FORMING_EVERY);
-        let head = || Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
-        let mut ticks: Vec<Tick> = Vec::new();
-        for series in &instrument.series {
-            if series.interval() != Interval::Second1
-                && let Some(bar) = series.forming()
-            {
-                ticks.push(bar.form(head(), series.interval()).into());
-            }
-        }
-        ticks.extend(instrument.session.stat(head()).map(Tick::from));
-        for tick in ticks {
-            self.state(tick, now, out);
-        }
+        let ticks = instrument.forming(now);
+        self.send_state(ticks, now, out);
     }
 
     /// Bars that were over but not stored when the last writer ended; to be published first.
     pub fn take_unpublished(&mut self) -> Vec<Tick> {
         std::mem::take(&mut self.unpublished)
-    }
-}
-
-fn count(metrics: &Metrics, applied: &Applied) {
-    if applied.too_late {
-        metrics.too_late.inc();
-    }
-    if applied.overflow {
-        metrics.overflows.inc();
     }
 }
 

@@ -14,7 +14,7 @@ use schemas::tick::{Bar, Flag, Form, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
-use crate::bars::{MAX_AHEAD, Series};
+use crate::bars::{MAX_AHEAD, Series, start_of, time_of};
 use crate::line::plan::Plans;
 use crate::stats::Session;
 
@@ -275,9 +275,33 @@ impl Last {
         bar.max(form)
     }
 
-    /// Everything up to here is in the bars of this interval.
+    /// Everything up to here is in the bars of this interval, as far as they do not start behind
+    /// its last bar.
     fn bar_seq(&self, interval: Interval) -> StreamSeq {
         self.known_seq(interval).unwrap_or(self.fallback)
+    }
+
+    /// Everything up to here that belongs behind the last bar of this interval is in the forming
+    /// bar: a corrected bar says nothing of later ones, a forming bar does.
+    fn later_seq(&self, interval: Interval) -> StreamSeq {
+        match self.bars.get(&interval) {
+            Some((_, bar)) if bar.head.flags.contains(&Flag::Late) => self
+                .forms
+                .get(&interval)
+                .map_or(self.fallback, |(seq, _)| *seq),
+            _ => self.bar_seq(interval),
+        }
+    }
+
+    /// Whether the bars of this interval lack a trade.
+    fn lacks(&self, interval: Interval, seq: StreamSeq, trade: &Trade) -> bool {
+        let last = self.bars.get(&interval);
+        let later = last.is_some_and(|(_, bar)| start_of(interval, time_of(trade)) > bar.start);
+        seq > if later {
+            self.later_seq(interval)
+        } else {
+            self.bar_seq(interval)
+        }
     }
 
     fn stat_seq(&self) -> StreamSeq {
@@ -287,7 +311,7 @@ impl Last {
     /// The sequence behind which trades are missing in bars or summary; `None` if none are.
     fn incomplete_since(&self, intervals: &[Interval]) -> Option<StreamSeq> {
         let (trade, ..) = self.trade.as_ref()?;
-        let bars = intervals.iter().map(|interval| self.bar_seq(*interval));
+        let bars = intervals.iter().map(|interval| self.later_seq(*interval));
         bars.chain([self.stat_seq()])
             .filter(|seq| seq < trade)
             .min()
@@ -314,7 +338,7 @@ impl Last {
     /// Takes in a trade that the stream holds but the last bars or summary do not.
     fn replay(&self, seq: StreamSeq, trade: &Trade, restored: &mut Restored, bars: &mut Vec<Tick>) {
         for (interval, series) in &mut restored.series {
-            if seq > self.bar_seq(*interval) {
+            if self.lacks(*interval, seq, trade) {
                 restored.replayed = true;
                 let head = || {
                     let Head {

@@ -66,7 +66,8 @@ impl States {
         true
     }
 
-    fn put(&mut self, tick: Tick, published: UnixNanos) {
+    /// Takes in a value that is published at `published`.
+    pub(super) fn put(&mut self, tick: Tick, published: UnixNanos) {
         let next = self.values.len();
         let index = *self.index.entry(tick.topic()).or_insert(next);
         let state = State { tick, published };
