@@ -93,6 +93,8 @@ impl States {
             let Some(state) = self.values.get_mut(self.next) else {
                 return;
             };
+            // A clock that was set back would have it young for as long again.
+            state.published = state.published.min(now);
             if state.published < oldest {
                 if sent == BURST {
                     return;

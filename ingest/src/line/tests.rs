@@ -223,3 +223,17 @@ fn a_clock_that_jumps_ahead_refreshes_everything_little_by_little() {
     assert_eq!(sizes.iter().max(), Some(&10));
     assert_eq!(sizes.iter().sum::<usize>(), 5_000);
 }
+
+#[test]
+fn a_clock_that_goes_back_does_not_hold_up_refreshes() {
+    let mut line = line(&[], false);
+    take(&mut line, quote("1", START));
+    let back = START - 86_400_000_000_000;
+    assert_eq!(flush(&mut line, back), []);
+    assert_eq!(flush(&mut line, back + 1_000_000_000_000), []);
+    assert_eq!(
+        flush(&mut line, back + 1_000_000_000_001),
+        [Kind::Quote],
+        "it is as old as the clock that went back can tell"
+    );
+}
