@@ -185,6 +185,15 @@ pub fn time_of(trade: &Trade) -> UnixNanos {
     trade.head.event.unwrap_or(trade.head.received)
 }
 
+/// A trade's place in time among those of its venue: its receipt where it is dated too far ahead.
+pub fn credible_time_of(trade: &Trade) -> UnixNanos {
+    if is_ahead(trade) {
+        trade.head.received
+    } else {
+        time_of(trade)
+    }
+}
+
 /// Whether a trade is dated further ahead of its receipt than [`MAX_AHEAD`].
 pub fn is_ahead(trade: &Trade) -> bool {
     time_of(trade) > trade.head.received.offset(MAX_AHEAD)

@@ -1,7 +1,7 @@
 //! The single ordered path from feeds to the publisher: no doubles, state only on change, bars,
 //! summaries. Pure: ticks and times in, ticks out.
 
-mod dedupe;
+pub(crate) mod dedupe;
 mod instrument;
 pub mod plan;
 mod states;
@@ -13,9 +13,10 @@ use schemas::id::{Interval, Symbol, Venue};
 use schemas::tick::{Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 
-use crate::bars::{is_ahead, time_of};
+use crate::bars::{credible_time_of, is_ahead};
 use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
+use dedupe::Verdict;
 use instrument::Instrument;
 use plan::{Home, Plans};
 use states::States;
@@ -115,14 +116,20 @@ impl Line {
     }
 
     fn trade(&mut self, feed: usize, mut trade: Trade, now: UnixNanos, out: &mut Vec<Tick>) {
-        let at = time_of(&trade);
+        let at = credible_time_of(&trade);
         let index = self.instrument(feed, &trade.head);
         let Some(instrument) = self.instruments.get_mut(index) else {
             return;
         };
-        if !instrument.ids.is_new(&trade.id) {
-            self.metrics.duplicates.inc();
-            return;
+        match instrument.ids.judge(&trade.id, at) {
+            Verdict::Duplicate => {
+                self.metrics.duplicates.inc();
+                return;
+            }
+            Verdict::Restart => {
+                self.metrics.id_restarts.inc();
+            }
+            Verdict::New => {}
         }
         let ahead = is_ahead(&trade);
         if ahead {

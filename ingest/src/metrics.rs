@@ -96,6 +96,7 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     published: Family<OfKind, Counter>,
     pub(crate) duplicates: Counter,
+    pub(crate) id_restarts: Counter,
     pub(crate) unchanged: Counter,
     pub(crate) late: Counter,
     pub(crate) too_late: Counter,
@@ -117,6 +118,7 @@ impl Metrics {
             feeds: FeedMetrics::default(),
             published: Family::default(),
             duplicates: Counter::default(),
+            id_restarts: Counter::default(),
             unchanged: Counter::default(),
             late: Counter::default(),
             too_late: Counter::default(),
@@ -139,6 +141,11 @@ impl Metrics {
             "duplicates",
             "Trades that the stream already holds",
             metrics.duplicates.clone(),
+        );
+        registry.register(
+            "trade_id_restarts",
+            "Times that a venue began to count an instrument's trades anew",
+            metrics.id_restarts.clone(),
         );
         registry.register(
             "unchanged",

@@ -14,7 +14,8 @@ use schemas::tick::{Bar, Flag, Form, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
-use crate::bars::{MAX_AHEAD, Series, start_of, time_of};
+use crate::bars::{MAX_AHEAD, Series, credible_time_of, start_of, time_of};
+use crate::line::dedupe::Ids;
 use crate::line::plan::Plans;
 use crate::stats::Session;
 
@@ -38,8 +39,8 @@ pub struct Recovered {
 /// What the stream knows of one instrument.
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
-    /// Id of the last trade.
-    pub last_trade: Option<String>,
+    /// Ids of the trades that were read.
+    pub(crate) ids: Ids,
     /// Bars, ready to take the next trade.
     pub series: HashMap<Interval, Series>,
     /// The running summary.
@@ -57,6 +58,8 @@ struct Last {
     bars: HashMap<Interval, (StreamSeq, Bar)>,
     forms: HashMap<Interval, (StreamSeq, Bar)>,
     stat: Option<(StreamSeq, Session)>,
+    /// The latest event time of any trade, as far as bars and summary tell.
+    newest: UnixNanos,
     /// Where intervals begin that have neither bar nor forming bar, and a missing summary.
     fallback: StreamSeq,
 }
@@ -99,7 +102,7 @@ pub async fn recover(
         .await
         .context("reading the trades since the last bars")?;
     }
-    let recovered = past.recovered;
+    let recovered = past.finish();
     info!(
         stream,
         instruments = recovered.instruments.len(),
@@ -174,6 +177,7 @@ impl<'a> Past<'a> {
                 of.forms.insert(form.interval, (seq, as_bar(form)));
             }
             Tick::Stat(stat) if !is_beyond(head, head.event.unwrap_or(head.received)) => {
+                of.newest = of.newest.max(head.event.unwrap_or(head.received));
                 of.stat = Some((seq, Session::restored(stat)));
             }
             Tick::Inst(_) if !head.flags.contains(&Flag::Refresh) => of.born = Some((seq, time)),
@@ -212,6 +216,14 @@ impl<'a> Past<'a> {
             self.recovered.instruments.insert(key.clone(), restored);
         }
         start
+    }
+
+    fn finish(mut self) -> Recovered {
+        for (key, restored) in &mut self.recovered.instruments {
+            let newest = self.last.get(key).map(|last| last.newest);
+            restored.ids.forget_others(newest.unwrap_or_default());
+        }
+        self.recovered
     }
 
     /// Takes in a trade that the stream holds, if bars or summary lack it.
@@ -324,7 +336,7 @@ impl Last {
             (*interval, Series::restored(*interval, bar, form))
         });
         Restored {
-            last_trade: self.trade.as_ref().map(|(.., trade)| trade.id.clone()),
+            ids: self.ids(),
             replayed: false,
             series: series.collect(),
             session: self
@@ -335,8 +347,17 @@ impl Last {
         }
     }
 
+    fn ids(&self) -> Ids {
+        let mut ids = Ids::default();
+        if let Some((.., trade)) = &self.trade {
+            ids.restore(&trade.id, credible_time_of(trade));
+        }
+        ids
+    }
+
     /// Takes in a trade that the stream holds but the last bars or summary do not.
     fn replay(&self, seq: StreamSeq, trade: &Trade, restored: &mut Restored, bars: &mut Vec<Tick>) {
+        restored.ids.restore(&trade.id, credible_time_of(trade));
         for (interval, series) in &mut restored.series {
             if self.lacks(*interval, seq, trade) {
                 restored.replayed = true;

@@ -76,7 +76,7 @@ impl Instrument {
             feed,
             settled: true,
             charts: charts.collect(),
-            ids: Ids::after(restored.last_trade),
+            ids: restored.ids,
             session: restored.session,
             dirty: restored.replayed,
             due: UnixNanos::EPOCH,

@@ -237,3 +237,21 @@ fn a_clock_that_goes_back_does_not_hold_up_refreshes() {
         "it is as old as the clock that went back can tell"
     );
 }
+
+#[test]
+fn a_late_trade_with_a_lower_id_goes_out_and_says_so() {
+    let mut line = line(&[Interval::Second1], false);
+    let second = 1_000_000_000;
+    take(&mut line, trade(10, START));
+    take(&mut line, trade(12, START + second));
+    let mut out = Vec::new();
+    line.take(
+        0,
+        trade(9, START + 1),
+        UnixNanos::new(START + second),
+        &mut out,
+    );
+    let late = out.iter().find(|tick| tick.kind() == Kind::Trade).unwrap();
+    assert_eq!(late.head().flags, [Flag::Late]);
+    assert_eq!(take(&mut line, trade(9, START + 1)), []);
+}

@@ -76,7 +76,7 @@ impl Stored {
                 }
             }
         }
-        (past.recovered, read)
+        (past.finish(), read)
     }
 
     fn line(&self, plans: &Plans) -> Line {
