@@ -12,6 +12,9 @@ use schemas::id::Interval;
 use schemas::tick::{Bar, Flag, Form, Head, Trade};
 use schemas::time::UnixNanos;
 
+/// How far a trade may be dated ahead of its receipt, in nanoseconds: clocks differ, but a bar of
+/// another year would never close, and every trade after it would come late.
+pub const MAX_AHEAD: i64 = 60_000_000_000;
 /// Closed bars that can still be corrected, per interval.
 const KEPT: usize = 8;
 
@@ -58,6 +61,8 @@ pub struct Applied {
     pub too_late: bool,
     /// A sum went beyond the limits, and the trade was left out of it.
     pub overflow: bool,
+    /// It is dated too far ahead to be in any bar.
+    pub ahead: bool,
 }
 
 impl Candle {
@@ -180,6 +185,20 @@ pub fn time_of(trade: &Trade) -> UnixNanos {
     trade.head.event.unwrap_or(trade.head.received)
 }
 
+/// A trade's place in time among those of its venue: its receipt where it is dated too far ahead.
+pub fn credible_time_of(trade: &Trade) -> UnixNanos {
+    if is_ahead(trade) {
+        trade.head.received
+    } else {
+        time_of(trade)
+    }
+}
+
+/// Whether a trade is dated further ahead of its receipt than [`MAX_AHEAD`].
+pub fn is_ahead(trade: &Trade) -> bool {
+    time_of(trade) > trade.head.received.offset(MAX_AHEAD)
+}
+
 impl Series {
     /// An interval without bars so far.
     pub const fn new(interval: Interval) -> Self {
@@ -192,16 +211,21 @@ impl Series {
     }
 
     /// Goes on behind what was published: the last closed bar, and the forming one if it is later.
+    /// Behind a corrected bar there may have been others: they are no longer known.
     pub fn restored(interval: Interval, bar: Option<&Bar>, form: Option<&Bar>) -> Self {
         let closed = bar.map(Candle::restored);
         let after = closed.as_ref().map(|bar| bar.start);
         let open = form
             .map(Candle::restored)
             .filter(|form| after.is_none_or(|bar| form.start > bar));
-        let floor = closed
-            .as_ref()
-            .or(open.as_ref())
-            .map(|bar| bar.start.offset(-1));
+        let corrected = bar.is_some_and(|bar| bar.head.flags.contains(&Flag::Late));
+        let known = if corrected {
+            [&open, &closed]
+        } else {
+            [&closed, &open]
+        };
+        let known = known.into_iter().flatten().next();
+        let floor = known.map(|bar| bar.start.offset(-1));
         Self {
             interval,
             open,
@@ -220,16 +244,21 @@ impl Series {
         self.open.as_ref()
     }
 
+    /// The newest bar: the forming one, or the last that was closed.
+    pub fn newest(&self) -> Option<&Candle> {
+        self.open.as_ref().or(self.closed.back())
+    }
+
     /// Takes a trade in.
     pub fn apply(&mut self, trade: &Trade) -> Applied {
         let at = time_of(trade);
         let start = start_of(self.interval, at);
         let mut applied = Applied::default();
-        let newest = self
-            .open
-            .as_ref()
-            .or(self.closed.back())
-            .map(|bar| bar.start);
+        if is_ahead(trade) {
+            applied.ahead = true;
+            return applied;
+        }
+        let newest = self.newest().map(|bar| bar.start);
         match &mut self.open {
             Some(open) if open.start == start => applied.overflow = !open.add(at, trade),
             _ if newest.is_none_or(|newest| newest < start) => {

@@ -123,6 +123,14 @@ impl FeedConfig {
         }
     }
 
+    /// The instruments that it names; empty where the source tells which there are.
+    pub fn symbols(&self) -> &[Symbol] {
+        match &self.source {
+            Source::Live { symbols, .. } => symbols,
+            Source::Sim { .. } | Source::Replay { .. } => &[],
+        }
+    }
+
     /// Whether its event times are of another day: a recording.
     pub const fn is_recorded(&self) -> bool {
         matches!(self.source, Source::Replay { .. })
@@ -283,8 +291,16 @@ impl RawFeed {
             return Ok(DEFAULT_BARS.to_vec());
         };
         let at = field.span().start;
-        let parse = |text: String| text.parse().map_err(|error| (at, format!("bars: {error}")));
-        field.into_inner().into_iter().map(parse).collect()
+        let mut bars: Vec<Interval> = Vec::new();
+        for text in field.into_inner() {
+            let interval = text.parse();
+            let interval = interval.map_err(|error| (at, format!("bars: {error}")))?;
+            if bars.contains(&interval) {
+                return Err((at, format!("bars: {text:?} is listed twice")));
+            }
+            bars.push(interval);
+        }
+        Ok(bars)
     }
 
     fn sim(&mut self) -> Result<Source, Problem> {
@@ -484,6 +500,10 @@ mod tests {
             (
                 format!("{feed}bars = [\"2m\"]"),
                 "line 4: bars: \"2m\" is not a bar interval",
+            ),
+            (
+                format!("{feed}bars = [\"1m\", \"1h\", \"1m\"]"),
+                "line 4: bars: \"1m\" is listed twice",
             ),
             (
                 format!("{feed}{feed}"),

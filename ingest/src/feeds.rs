@@ -13,6 +13,7 @@ use schemas::tick::{Head, Inst};
 use schemas::time::UnixNanos;
 use serde::Deserialize;
 
+use crate::bars::MAX_AHEAD;
 use crate::feed::{Reason, Reject};
 
 /// Venue times outside of 2000 to 2100 are refused.
@@ -74,6 +75,15 @@ pub(crate) fn time(field: &str, nanos: Option<i64>) -> Result<UnixNanos, Reject>
                 format!("{field}: time is not between the years 2000 and 2100"),
             )
         })
+}
+
+/// An event time, which nobody can have learnt of much before it came.
+pub(crate) fn event(field: &str, at: UnixNanos, received: UnixNanos) -> Result<UnixNanos, Reject> {
+    if at > received.offset(MAX_AHEAD) {
+        let message = format!("{field}: time lies more than 1 minute after its receipt");
+        return Err(Reject::new(Reason::Range, message));
+    }
+    Ok(at)
 }
 
 /// A time as RFC 3339 writes it.

@@ -29,26 +29,26 @@ pub mod standing;
 pub mod stats;
 pub mod supervisor;
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use async_nats::Client;
 use bus::lease::{Lease, LeaseConfig};
 use bus::publisher::{Publisher, PublisherConfig};
-use schemas::id::Interval;
-use schemas::time::SystemClock;
-use tokio::sync::mpsc;
+use schemas::time::{SystemClock, UnixNanos};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use config::FeedsConfig;
 use feed::Batch;
-use line::{Line, Plan};
+use line::Line;
+use line::plan::{Plan, Plans};
 use metrics::Metrics;
 use publish::{Outlet, Witness};
 use standing::Standings;
@@ -60,6 +60,9 @@ const WINDOW: usize = 512;
 const INLET: usize = 64;
 /// The largest payload, below the stream's own limit by what headers take.
 const MAX_PAYLOAD: usize = 250_000;
+
+/// How often the stream is asked how far back it goes.
+const RETENTION: Duration = Duration::from_secs(30);
 
 /// How often bars are closed by the clock, and forming ones sent.
 const PULSE: Duration = Duration::from_millis(20);
@@ -172,6 +175,15 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
     };
     let publishing = publish_stop.clone();
     parts.spawn(async move { Ok(publisher.run(publishing).await?) });
+    let (first, retained) = watch::channel(None);
+    // Dropped, and so ended, with this function.
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch_retention(
+        cx.client.clone(),
+        config.stream.clone(),
+        first,
+    ));
+    let line = (line, retained);
     let outcome = tokio::select! {
         outcome = feed_line(&config.feeds, line, &mut outlet, &feeds, &stop) => outcome,
         () = broken.cancelled() => Err(anyhow::anyhow!("--ack-log can no longer be written")),
@@ -213,31 +225,32 @@ async fn prepare(
     metrics: Metrics,
 ) -> Result<Prepared> {
     let last = publisher.take_over().await?;
-    let intervals: BTreeSet<Interval> = config
-        .feeds
-        .feeds
-        .iter()
-        .flat_map(|feed| feed.bars.iter().copied())
-        .collect();
-    let intervals: Vec<Interval> = intervals.into_iter().collect();
-    let recovered = recovery::recover(&cx.client, &config.stream, last, &intervals).await?;
-    let plans = config.feeds.feeds.iter().map(|feed| Plan {
-        bars: feed.bars.clone(),
-        recorded: feed.is_recorded(),
-    });
+    let plans = Plans::new(config.feeds.feeds.iter().map(Plan::of).collect());
+    let recovered = recovery::recover(&cx.client, &config.stream, last, &plans).await?;
     let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
-    let mut line = Line::new(plans.collect(), recovered, refresh, metrics);
-    line.adopt(|venue| {
-        let venues = config.feeds.feeds.iter().map(config::FeedConfig::venue);
-        venues.into_iter().position(|of| of.as_ref() == Some(venue))
-    });
+    let line = Line::new(plans, recovered, refresh, metrics);
     Ok((line, last.get()))
+}
+
+/// Tells from time to time when the first message was stored that the stream still holds.
+async fn watch_retention(client: Client, stream: String, first: watch::Sender<Option<UnixNanos>>) {
+    loop {
+        tokio::time::sleep(RETENTION).await;
+        match recovery::retained_since(&client, &stream).await {
+            Ok(Some(time)) => {
+                first.send_replace(Some(time));
+            }
+            // Nothing is stored, or it was trimmed meanwhile.
+            Ok(None) => {}
+            Err(error) => debug!(stream, %error, "how far back the stream goes is not known"),
+        }
+    }
 }
 
 /// Passes ticks from feeds to the publisher until `stop`.
 async fn feed_line(
     config: &FeedsConfig,
-    mut line: Line,
+    (mut line, retained): (Line, watch::Receiver<Option<UnixNanos>>),
     outlet: &mut Outlet,
     cx: &FeedsContext,
     stop: &CancellationToken,
@@ -276,6 +289,9 @@ async fn feed_line(
             _ = seconds.tick() => {
                 let collapsed = outlet.take_collapsed();
                 out.extend(supervisor::collapse_report(config, collapsed, cx));
+                if let Some(first) = *retained.borrow() {
+                    line.retained_since(first);
+                }
             }
         }
     }

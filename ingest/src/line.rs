@@ -1,7 +1,10 @@
 //! The single ordered path from feeds to the publisher: no doubles, state only on change, bars,
 //! summaries. Pure: ticks and times in, ticks out.
 
-mod dedupe;
+pub(crate) mod dedupe;
+mod instrument;
+pub mod plan;
+mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -9,13 +12,15 @@ use std::collections::{BinaryHeap, HashMap};
 use schemas::id::{Interval, Symbol, Venue};
 use schemas::tick::{Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
-use schemas::topic::Topic;
 
-use crate::bars::{Applied, Series, time_of};
+use crate::bars::{credible_time_of, is_ahead};
 use crate::metrics::Metrics;
 use crate::recovery::{Recovered, Restored};
-use crate::stats::{Session, Taken};
-use dedupe::Ids;
+use crate::stats::Taken;
+use dedupe::Verdict;
+use instrument::Instrument;
+use plan::{Home, Plans};
+use states::States;
 
 /// How long a live bar waits for trades that are on their way when its time is over.
 const GRACE: i64 = 500_000_000;
@@ -26,93 +31,66 @@ const FORMING_EVERY: i64 = 1_000_000_000;
 /// hold up the ticks behind them.
 const SHARES: usize = 40;
 
-/// What the line must know of a feed.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The bars that are built from its trades.
-    pub bars: Vec<Interval>,
-    /// Whether its own event times, not the wall clock, tell when bars are over.
-    pub recorded: bool,
-}
-
+#[derive(Default)]
 struct FeedState {
-    plan: Plan,
     /// The latest event time of a recording.
     clock: UnixNanos,
-    /// Ends of open bars: instrument and position of its series.
-    ends: BinaryHeap<Reverse<(UnixNanos, usize, usize)>>,
-}
-
-struct Instrument {
-    venue: Venue,
-    symbol: Symbol,
-    ids: Ids,
-    series: Vec<Series>,
-    session: Session,
-    /// Something changed since forming bars and summaries were last sent.
-    dirty: bool,
-    /// When they may be sent again.
-    due: UnixNanos,
-}
-
-struct State {
-    tick: Tick,
-    published: UnixNanos,
+    /// Ends of open bars of its instruments.
+    ends: BinaryHeap<Reverse<(UnixNanos, usize, Interval)>>,
 }
 
 /// All state that ingest keeps of one stream.
 pub struct Line {
+    plans: Plans,
     feeds: Vec<FeedState>,
     instruments: Vec<Instrument>,
     index: HashMap<(Venue, Symbol), usize>,
-    states: HashMap<Topic, State>,
-    restored: HashMap<(Venue, Symbol), Restored>,
+    states: States,
     unpublished: Vec<Tick>,
     /// Instruments that changed, by when they are due.
     dirty: BinaryHeap<Reverse<(UnixNanos, usize)>>,
-    refresh_after: i64,
-    refreshed: UnixNanos,
     flushed: UnixNanos,
     metrics: Metrics,
 }
 
+impl FeedState {
+    /// Closes open bars in time.
+    fn watch(&mut self, index: usize, ends: impl IntoIterator<Item = (UnixNanos, Interval)>) {
+        let ends = ends.into_iter();
+        self.ends
+            .extend(ends.map(|(end, interval)| Reverse((end, index, interval))));
+    }
+}
+
 impl Line {
-    /// Goes on behind what the stream holds. State values older than `refresh_after` nanoseconds
-    /// are sent again.
-    pub fn new(
-        plans: Vec<Plan>,
-        recovered: Recovered,
-        refresh_after: i64,
-        metrics: Metrics,
-    ) -> Self {
-        let feeds = plans.into_iter().map(|plan| FeedState {
-            plan,
-            clock: UnixNanos::EPOCH,
-            ends: BinaryHeap::new(),
-        });
-        let states = recovered
-            .states
-            .into_iter()
-            .map(|(tick, published)| (tick.topic(), State { tick, published }));
-        Self {
-            feeds: feeds.collect(),
+    /// Goes on behind what the stream holds; bars that were open are closed in time even if nothing
+    /// is traded any more. State values older than `refresh_after` nanoseconds are sent again.
+    pub fn new(plans: Plans, recovered: Recovered, refresh_after: i64, metrics: Metrics) -> Self {
+        let mut feeds = Vec::new();
+        feeds.resize_with(plans.len(), FeedState::default);
+        let mut line = Self {
+            plans,
+            feeds,
             instruments: Vec::new(),
             index: HashMap::new(),
-            states: states.collect(),
-            restored: recovered.instruments,
+            states: States::new(recovered.states, refresh_after),
             unpublished: recovered.unpublished,
             dirty: BinaryHeap::new(),
-            refresh_after,
-            refreshed: UnixNanos::EPOCH,
             flushed: UnixNanos::EPOCH,
             metrics,
+        };
+        for ((venue, symbol), restored) in recovered.instruments {
+            if let Some(home) = line.plans.home(&venue, &symbol) {
+                line.add((venue, symbol), &home, restored);
+            }
         }
+        line
     }
 
     /// Takes a tick of a feed; appends what is to be published.
     pub fn take(&mut self, feed: usize, tick: Tick, now: UnixNanos, out: &mut Vec<Tick>) {
         match tick {
-            Tick::Trade(trade) => self.trade(feed, trade, out),
+            Tick::Trade(trade) => self.trade(feed, trade, now, out),
             Tick::Quote(_)
             | Tick::Book(_)
             | Tick::Stat(_)
@@ -126,136 +104,114 @@ impl Line {
 
     /// Publishes a state value unless it equals the last one.
     fn state(&mut self, mut tick: Tick, now: UnixNanos, out: &mut Vec<Tick>) {
-        let topic = tick.topic();
-        if let Some(state) = self.states.get(&topic) {
-            // Equal but for times, sequence and flags.
-            let head = std::mem::replace(tick.head_mut(), state.tick.head().clone());
-            let same = tick == state.tick;
-            *tick.head_mut() = head;
-            if same {
-                self.metrics.unchanged.inc();
-                return;
-            }
+        if self.states.is_news(&mut tick, now) {
+            out.push(tick);
+        } else {
+            self.metrics.unchanged.inc();
         }
-        out.push(tick.clone());
-        self.states.insert(
-            topic,
-            State {
-                tick,
-                published: now,
-            },
-        );
     }
 
-    fn trade(&mut self, feed: usize, mut trade: Trade, out: &mut Vec<Tick>) {
-        let at = time_of(&trade);
+    /// To be called from time to time: when the first message was stored that the stream holds.
+    pub const fn retained_since(&mut self, first: UnixNanos) {
+        self.states.retained_since(first);
+    }
+
+    fn trade(&mut self, feed: usize, mut trade: Trade, now: UnixNanos, out: &mut Vec<Tick>) {
+        let at = credible_time_of(&trade);
         let index = self.instrument(feed, &trade.head);
-        let (Some(instrument), Some(state)) =
-            (self.instruments.get_mut(index), self.feeds.get_mut(feed))
-        else {
+        let Some(instrument) = self.instruments.get_mut(index) else {
             return;
         };
-        if !instrument.ids.is_new(&trade.id) {
-            self.metrics.duplicates.inc();
-            return;
-        }
-        state.clock = state.clock.max(at);
-        let mut corrections = Vec::new();
-        let mut late = false;
-        for (place, series) in instrument.series.iter_mut().enumerate() {
-            let applied = series.apply(&trade);
-            late |= applied.late;
-            count(&self.metrics, &applied);
-            if applied.opened {
-                let end = series
-                    .forming()
-                    .map(|bar| bar.start.offset(series.interval().nanos()));
-                state
-                    .ends
-                    .extend(end.map(|end| Reverse((end, index, place))));
+        match instrument.ids.judge(&trade.id, at) {
+            Verdict::Duplicate => {
+                self.metrics.duplicates.inc();
+                return;
             }
-            let interval = series.interval();
-            for (bar, corrected) in applied.bars {
-                let head = Head::new(
-                    trade.head.venue.clone(),
-                    trade.head.symbol.clone(),
-                    trade.head.received,
-                );
-                // A bar stands behind every trade that it holds and before every other one, so
-                // that recovery can tell from sequences which trades a bar lacks.
-                let bar = Tick::from(bar.bar(head, interval, corrected));
-                if corrected {
-                    corrections.push(bar);
-                } else {
-                    out.push(bar);
-                }
+            Verdict::Restart => {
+                self.metrics.id_restarts.inc();
             }
+            Verdict::New => {}
         }
-        match instrument.session.apply(&trade) {
-            Taken::In => {}
+        let ahead = is_ahead(&trade);
+        if ahead {
+            self.metrics.ahead.inc();
+        } else if let Some(state) = self.feeds.get_mut(feed) {
+            state.clock = state.clock.max(at);
+        }
+        let built = instrument.apply(&trade, now, &self.metrics);
+        if let Some(home) = self.feeds.get_mut(instrument.feed) {
+            home.watch(index, built.ends);
+        }
+        match instrument.sum_up(&trade) {
+            Taken::In | Taken::Ahead => {}
             Taken::Past => _ = self.metrics.past_session.inc(),
             Taken::Overflow => _ = self.metrics.overflows.inc(),
         }
-        if late {
+        if built.late {
             self.metrics.late.inc();
             trade.head.flags.push(Flag::Late);
         }
         if !std::mem::replace(&mut instrument.dirty, true) {
             self.dirty.push(Reverse((instrument.due, index)));
         }
+        out.extend(built.closed);
+        self.send_state(built.forms, now, out);
         out.push(trade.into());
-        out.extend(corrections);
+        out.extend(built.corrected);
     }
 
+    /// Publishes state values whether or not they changed: where they stand counts.
+    fn send_state(&mut self, ticks: Vec<Tick>, now: UnixNanos, out: &mut Vec<Tick>) {
+        for tick in ticks {
+            self.states.put(tick.clone(), now);
+            out.push(tick);
+        }
+    }
+
+    /// The instrument of a trade that `feed` delivered.
     fn instrument(&mut self, feed: usize, head: &Head) -> usize {
         let key = (head.venue.clone(), head.symbol.clone());
-        if let Some(index) = self.index.get(&key) {
-            return *index;
+        if let Some(index) = self.index.get(&key).copied() {
+            self.settle(index, feed);
+            return index;
         }
+        let home = self.plans.home(&key.0, &key.1).filter(|home| home.listed);
+        let home = home.unwrap_or_else(|| Home {
+            feed,
+            bars: self.plans.bars(feed),
+            listed: true,
+            mixed: false,
+        });
+        self.add(key, &home, Restored::default())
+    }
+
+    fn add(&mut self, key: (Venue, Symbol), home: &Home, restored: Restored) -> usize {
         let index = self.instruments.len();
-        let restored = self.restored.remove(&key).unwrap_or_default();
-        let intervals = self
-            .feeds
-            .get(feed)
-            .map(|feed| feed.plan.bars.clone())
-            .unwrap_or_default();
-        let mut instrument = Instrument {
-            venue: key.0.clone(),
-            symbol: key.1.clone(),
-            ids: Ids::after(restored.last_trade),
-            series: Vec::with_capacity(intervals.len()),
-            session: restored.session,
-            dirty: false,
-            due: UnixNanos::EPOCH,
-        };
-        for interval in intervals {
-            let series = restored.series.get(&interval).cloned();
-            instrument
-                .series
-                .push(series.unwrap_or_else(|| Series::new(interval)));
+        let mut instrument = Instrument::new(key.clone(), home.feed, &home.bars, restored);
+        instrument.settled = home.listed;
+        if let Some(home) = self.feeds.get_mut(home.feed) {
+            home.watch(index, instrument.ends());
         }
-        if let Some(feed) = self.feeds.get_mut(feed) {
-            for (place, series) in instrument.series.iter().enumerate() {
-                let end = series
-                    .forming()
-                    .map(|bar| bar.start.offset(series.interval().nanos()));
-                feed.ends
-                    .extend(end.map(|end| Reverse((end, index, place))));
-            }
+        if instrument.dirty {
+            self.dirty.push(Reverse((instrument.due, index)));
         }
         self.instruments.push(instrument);
         self.index.insert(key, index);
         index
     }
 
-    /// Takes up instruments that the stream knows, so that bars that were open are closed in time
-    /// even if nothing is traded any more. `feed_of` tells which feed carries a venue.
-    pub fn adopt(&mut self, feed_of: impl Fn(&Venue) -> Option<usize>) {
-        let known: Vec<(Venue, Symbol)> = self.restored.keys().cloned().collect();
-        for (venue, symbol) in known {
-            if let Some(feed) = feed_of(&venue) {
-                self.instrument(feed, &Head::new(venue, symbol, UnixNanos::EPOCH));
-            }
+    /// The first trade tells which feed of the venue an instrument belongs to.
+    fn settle(&mut self, index: usize, feed: usize) {
+        let Some(instrument) = self.instruments.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(&mut instrument.settled, true) {
+            return;
+        }
+        instrument.feed = feed;
+        instrument.rearrange(&self.plans.bars(feed));
+        if let Some(home) = self.feeds.get_mut(feed) {
+            home.watch(index, instrument.ends());
         }
     }
 
@@ -277,7 +233,7 @@ impl Line {
             self.dirty.pop();
             self.send_forming(index, now, out);
         }
-        self.refresh(now, out);
+        self.states.refresh(now, out);
     }
 
     /// The clock went back: nothing waits for the time that it showed before.
@@ -292,26 +248,22 @@ impl Line {
     }
 
     fn close_bars(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
-        for feed in &mut self.feeds {
-            let clock = if feed.plan.recorded {
+        for (number, feed) in self.feeds.iter_mut().enumerate() {
+            let recorded = self.plans.get(number).is_some_and(|plan| plan.recorded);
+            let clock = if recorded {
                 feed.clock
             } else {
                 now.offset(-GRACE)
             };
-            while let Some(Reverse((end, index, place))) = feed.ends.peek().copied() {
+            while let Some(Reverse((end, index, interval))) = feed.ends.peek().copied() {
                 if end > clock {
                     break;
                 }
                 feed.ends.pop();
-                let Some(instrument) = self.instruments.get_mut(index) else {
-                    continue;
-                };
-                let head = Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
-                let Some(series) = instrument.series.get_mut(place) else {
-                    continue;
-                };
-                let closed = series.close_by(clock);
-                out.extend(closed.map(|bar| Tick::from(bar.bar(head, series.interval(), false))));
+                let instrument = self.instruments.get_mut(index);
+                if let Some(instrument) = instrument.filter(|of| of.feed == number) {
+                    out.extend(instrument.close(interval, clock, now));
+                }
             }
         }
     }
@@ -322,49 +274,13 @@ impl Line {
         };
         instrument.dirty = false;
         instrument.due = now.offset(FORMING_EVERY);
-        let head = || Head::new(instrument.venue.clone(), instrument.symbol.clone(), now);
-        let mut ticks: Vec<Tick> = Vec::new();
-        for series in &instrument.series {
-            if series.interval() != Interval::Second1
-                && let Some(bar) = series.forming()
-            {
-                ticks.push(bar.form(head(), series.interval()).into());
-            }
-        }
-        ticks.extend(instrument.session.stat(head()).map(Tick::from));
-        for tick in ticks {
-            self.state(tick, now, out);
-        }
-    }
-
-    fn refresh(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
-        // A pass over all state is due seldom against the time that values may grow old.
-        if now.get() - self.refreshed.get() < self.refresh_after / 20 {
-            return;
-        }
-        self.refreshed = now;
-        for state in self.states.values_mut() {
-            if now.get() - state.published.get() > self.refresh_after {
-                state.published = now;
-                let mut tick = state.tick.clone();
-                tick.head_mut().flags.push(Flag::Refresh);
-                out.push(tick);
-            }
-        }
+        let ticks = instrument.forming(now);
+        self.send_state(ticks, now, out);
     }
 
     /// Bars that were over but not stored when the last writer ended; to be published first.
     pub fn take_unpublished(&mut self) -> Vec<Tick> {
         std::mem::take(&mut self.unpublished)
-    }
-}
-
-fn count(metrics: &Metrics, applied: &Applied) {
-    if applied.too_late {
-        metrics.too_late.inc();
-    }
-    if applied.overflow {
-        metrics.overflows.inc();
     }
 }
 

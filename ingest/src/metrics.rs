@@ -96,10 +96,12 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     published: Family<OfKind, Counter>,
     pub(crate) duplicates: Counter,
+    pub(crate) id_restarts: Counter,
     pub(crate) unchanged: Counter,
     pub(crate) late: Counter,
     pub(crate) too_late: Counter,
     pub(crate) past_session: Counter,
+    pub(crate) ahead: Counter,
     pub(crate) overflows: Counter,
     pub(crate) oversized: Counter,
     pub(crate) stored: Counter,
@@ -118,10 +120,12 @@ impl Metrics {
             feeds: FeedMetrics::default(),
             published: Family::default(),
             duplicates: Counter::default(),
+            id_restarts: Counter::default(),
             unchanged: Counter::default(),
             late: Counter::default(),
             too_late: Counter::default(),
             past_session: Counter::default(),
+            ahead: Counter::default(),
             overflows: Counter::default(),
             oversized: Counter::default(),
             stored: Counter::default(),
@@ -141,6 +145,11 @@ impl Metrics {
             "duplicates",
             "Trades that the stream already holds",
             metrics.duplicates.clone(),
+        );
+        registry.register(
+            "trade_id_restarts",
+            "Times that a venue began to count an instrument's trades anew",
+            metrics.id_restarts.clone(),
         );
         registry.register(
             "unchanged",
@@ -166,6 +175,11 @@ impl Metrics {
             "oversized",
             "Ticks left out because they are larger than the limit",
             metrics.oversized.clone(),
+        );
+        registry.register(
+            "ahead_trades",
+            "Trades dated too far ahead to be in a bar",
+            metrics.ahead.clone(),
         );
         registry.register(
             "overflows",

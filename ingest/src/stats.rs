@@ -6,7 +6,7 @@ use schemas::id::Interval;
 use schemas::tick::{Head, Stat, Trade};
 use schemas::time::UnixNanos;
 
-use crate::bars::{add_value, start_of, time_of};
+use crate::bars::{add_value, is_ahead, start_of, time_of};
 
 /// Digits behind the point of computed averages and percentages.
 const DIGITS: u32 = 8;
@@ -18,6 +18,8 @@ pub enum Taken {
     In,
     /// It belongs to a day before, whose summary is over.
     Past,
+    /// It is dated too far ahead.
+    Ahead,
     /// A sum would go beyond its limits.
     Overflow,
 }
@@ -63,8 +65,11 @@ impl Session {
         }
     }
 
-    /// Takes a trade in, if it is of this day or a later one.
+    /// Takes a trade in, if it is of this day or a later one, and not dated too far ahead.
     pub fn apply(&mut self, trade: &Trade) -> Taken {
+        if is_ahead(trade) {
+            return Taken::Ahead;
+        }
         let at = time_of(trade);
         let day = start_of(Interval::Day1, at);
         if self.day.is_some_and(|current| day < current) {

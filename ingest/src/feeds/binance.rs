@@ -12,7 +12,7 @@ use schemas::time::UnixNanos;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Digits, instrument, malformed, symbol, time};
+use super::{Digits, event, instrument, malformed, symbol, time};
 use crate::feed::{Decoded, Decoder, Reason, Reject};
 
 /// Book levels that are published.
@@ -117,7 +117,7 @@ impl Binance {
         let id = trade.t.or(trade.a);
         let id = id.ok_or_else(|| Reject::new(Reason::Malformed, "trade without t or a"))?;
         let (price, size) = (trade.p.price("p")?, trade.q.size("q")?);
-        let event = time("T", nanos(trade.at))?;
+        let event = event("T", time("T", nanos(trade.at))?, received)?;
         let mut head = self.head(&trade.s, received, out)?;
         head.event = Some(event);
         let side = if trade.m { Side::Sell } else { Side::Buy };
@@ -284,7 +284,7 @@ mod tests {
     fn decode(raw: &str) -> Result<Vec<Tick>, Reject> {
         let mut decoder = Binance::new(Venue::new("binance").unwrap(), Vec::new(), Vec::new());
         let mut out = Vec::new();
-        decoder.decode(raw, UnixNanos::new(1), &mut out)?;
+        decoder.decode(raw, UnixNanos::new(1_767_000_000_200_000_000), &mut out)?;
         out.retain(|tick| tick.kind() != Kind::Inst);
         Ok(out)
     }
@@ -354,6 +354,10 @@ mod tests {
                 "p: 9999999999999999999 is beyond",
             ),
             (trade("\"1\"", "\"1\"", "99", "A"), "T: time is not between"),
+            (
+                trade("\"1\"", "\"1\"", "4070908800000", "A"),
+                "T: time lies more than 1 minute after its receipt",
+            ),
             (
                 trade("\"1\"", "\"1\"", "1767000000120", ""),
                 "s: symbol \"\" is not 1 to 64 bytes",

@@ -16,7 +16,7 @@ use schemas::time::UnixNanos;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Digits, instrument, malformed, rfc3339, symbol};
+use super::{Digits, event, instrument, malformed, rfc3339, symbol};
 use crate::feed::{Decoded, Decoder, Reason, Reject};
 
 /// Book levels that are published.
@@ -82,9 +82,9 @@ impl<'a> Frame<'a> {
         field.ok_or_else(|| Reject::new(Reason::Malformed, format!("{name} is missing")))
     }
 
-    fn event(&self) -> Result<Option<UnixNanos>, Reject> {
+    fn event(&self, received: UnixNanos) -> Result<Option<UnixNanos>, Reject> {
         self.time
-            .map(|text: &'a str| rfc3339("time", text))
+            .map(|text: &'a str| event("time", rfc3339("time", text)?, received))
             .transpose()
     }
 }
@@ -113,7 +113,7 @@ impl Coinbase {
             "product_id",
             Frame::need(frame.product_id.as_ref(), "product_id")?,
         )?;
-        let event = frame.event()?;
+        let event = frame.event(received)?;
         if self.known.insert(symbol.clone()) {
             out.push(instrument(&self.venue, &symbol, received).into());
         }
@@ -433,7 +433,7 @@ mod tests {
 
     fn decode(decoder: &mut Coinbase, raw: &str) -> Result<Vec<Tick>, Reject> {
         let mut out = Vec::new();
-        decoder.decode(raw, UnixNanos::new(1), &mut out)?;
+        decoder.decode(raw, UnixNanos::new(1_767_323_045_700_000_000), &mut out)?;
         out.retain(|tick| tick.kind() != Kind::Inst);
         Ok(out)
     }
@@ -529,6 +529,9 @@ mod tests {
         ] {
             assert_eq!(decode(&mut decoder(), ignored), Ok(Vec::new()));
         }
+        let far = matched("match", 1).replace("2026", "2099");
+        let said = decode(&mut decoder(), &far).unwrap_err().message;
+        assert_eq!(said, "time: time lies more than 1 minute after its receipt");
         for bad in ["{}", "[1]", r#"{"type":"match"}"#, "\u{1F980}"] {
             assert!(decode(&mut decoder(), bad).is_err(), "{bad}");
         }

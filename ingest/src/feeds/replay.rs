@@ -317,7 +317,8 @@ impl Decoder for Csv {
         if self.known.insert(name.to_owned()) {
             out.push(instrument(&self.venue, &symbol, received).into());
         }
-        let mut head = Head::new(self.venue.clone(), symbol, received);
+        // A row has one time, wherever its column stands.
+        let mut head = Head::new(self.venue.clone(), symbol, event);
         head.event = Some(event);
         out.push(
             Trade {

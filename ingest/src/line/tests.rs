@@ -1,10 +1,13 @@
 //! What the line lets through, what it adds, and that a restart is not seen from outside.
 
+use std::collections::HashSet;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use schemas::id::Kind;
 use schemas::tick::{Quote, Side};
 
+use super::plan::Plan;
 use super::*;
 
 const START: i64 = 1_767_000_000_000_000_000;
@@ -15,11 +18,18 @@ fn line(bars: &[Interval], recorded: bool) -> Line {
 
 fn line_of(bars: &[Interval], recorded: bool, registry: &mut Registry) -> Line {
     let plan = Plan {
+        venue: Venue::new("x").ok(),
+        symbols: HashSet::new(),
         bars: bars.to_vec(),
         recorded,
     };
     let metrics = Metrics::new(registry);
-    Line::new(vec![plan], Recovered::default(), 1_000_000_000_000, metrics)
+    Line::new(
+        Plans::new(vec![plan]),
+        Recovered::default(),
+        1_000_000_000_000,
+        metrics,
+    )
 }
 
 fn head(at: i64) -> Head {
@@ -168,4 +178,98 @@ fn a_trade_of_yesterday_is_counted_as_what_it_is() {
     encode(&mut text, &registry).unwrap();
     assert!(text.contains("past_session_trades_total 1\n"), "{text}");
     assert!(text.contains("overflows_total 0\n"), "{text}");
+}
+
+#[test]
+fn a_trade_of_another_year_goes_out_and_ruins_nothing() {
+    for recorded in [false, true] {
+        let mut line = line(&[Interval::Second1, Interval::Day1], recorded);
+        assert_eq!(take(&mut line, trade(1, START)), [Kind::Trade]);
+        let mut far = trade(2, START);
+        far.head_mut().event = Some(UnixNanos::new(4_070_908_800_000_000_000));
+        assert_eq!(take(&mut line, far), [Kind::Trade]);
+        let mut out = Vec::new();
+        line.take(
+            0,
+            trade(3, START + 2_000_000_000),
+            UnixNanos::new(START),
+            &mut out,
+        );
+        let kinds: Vec<Kind> = out.iter().map(Tick::kind).collect();
+        assert_eq!(kinds, [Kind::Bar, Kind::Trade]);
+        assert_eq!(out[1].head().flags, []);
+        out.clear();
+        line.flush(UnixNanos::new(START + 2_100_000_000), &mut out);
+        let Some(Tick::Stat(stat)) = out.last() else {
+            panic!("{out:?}")
+        };
+        assert_eq!(stat.volume.unwrap().to_string(), "4");
+    }
+}
+
+fn quotes(line: &mut Line, number: usize, at: i64) {
+    for number in 0..number {
+        let mut quote = quote("1", at);
+        quote.head_mut().symbol = Symbol::new(&format!("S{number}")).unwrap();
+        take(line, quote);
+    }
+}
+
+#[test]
+fn what_a_stream_full_of_bytes_will_trim_next_is_refreshed_in_time() {
+    let mut line = line(&[], false);
+    take(&mut line, quote("1", START));
+    let second = 1_000_000_000;
+    line.retained_since(UnixNanos::new(START - 60 * second));
+    assert_eq!(flush(&mut line, START + 59 * second), []);
+    assert_eq!(flush(&mut line, START + 61 * second), [Kind::Quote]);
+    assert_eq!(flush(&mut line, START + 62 * second), []);
+    line.retained_since(UnixNanos::new(START + 59 * second));
+    assert_eq!(flush(&mut line, START + 64 * second), [Kind::Quote]);
+    line.retained_since(UnixNanos::new(START + 90 * second));
+    assert_eq!(flush(&mut line, START + 65 * second), [], "another clock");
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_refreshes_everything_little_by_little() {
+    let mut line = line(&[], false);
+    quotes(&mut line, 5_000, START);
+    let day = 86_400_000_000_000;
+    let sizes: Vec<usize> = (0..500)
+        .map(|pulse| flush(&mut line, START + day + pulse).len())
+        .collect();
+    assert_eq!(sizes.iter().max(), Some(&10));
+    assert_eq!(sizes.iter().sum::<usize>(), 5_000);
+}
+
+#[test]
+fn a_clock_that_goes_back_does_not_hold_up_refreshes() {
+    let mut line = line(&[], false);
+    take(&mut line, quote("1", START));
+    let back = START - 86_400_000_000_000;
+    assert_eq!(flush(&mut line, back), []);
+    assert_eq!(flush(&mut line, back + 1_000_000_000_000), []);
+    assert_eq!(
+        flush(&mut line, back + 1_000_000_000_001),
+        [Kind::Quote],
+        "it is as old as the clock that went back can tell"
+    );
+}
+
+#[test]
+fn a_late_trade_with_a_lower_id_goes_out_and_says_so() {
+    let mut line = line(&[Interval::Second1], false);
+    let second = 1_000_000_000;
+    take(&mut line, trade(10, START));
+    take(&mut line, trade(12, START + second));
+    let mut out = Vec::new();
+    line.take(
+        0,
+        trade(9, START + 1),
+        UnixNanos::new(START + second),
+        &mut out,
+    );
+    let late = out.iter().find(|tick| tick.kind() == Kind::Trade).unwrap();
+    assert_eq!(late.head().flags, [Flag::Late]);
+    assert_eq!(take(&mut line, trade(9, START + 1)), []);
 }
