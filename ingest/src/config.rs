@@ -18,6 +18,9 @@ const MAX_RATE: u32 = 1_000_000;
 /// The most symbols of one live feed.
 const MAX_SYMBOLS: usize = 1_000;
 
+/// Binance ends connections after 24 hours: the next one is opened an hour before.
+const RENEW_AFTER_SECS: u32 = 82_800;
+
 /// Why `feeds.toml` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -95,6 +98,8 @@ pub enum Source {
         kinds: Vec<Kind>,
         /// Its WebSocket address.
         url: String,
+        /// Age at which a connection is renewed, where the venue ends old ones.
+        renew_after: Option<Duration>,
     },
 }
 
@@ -163,6 +168,7 @@ struct RawFeed {
     bars: Option<Spanned<Vec<String>>>,
     url: Option<Spanned<String>>,
     stale_after_secs: Option<Spanned<u32>>,
+    renew_after_secs: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -392,11 +398,19 @@ impl RawFeed {
         if url.contains('@') {
             return Err((url_at, "url must not hold credentials".to_owned()));
         }
+        let renew_after = (format == Format::Binance)
+            .then(|| {
+                let field = self.renew_after_secs.take();
+                let seconds = bounded(field, "renew_after_secs", RENEW_AFTER_SECS, 86_400)?;
+                Ok(Duration::from_secs(u64::from(seconds.get())))
+            })
+            .transpose()?;
         Ok(Source::Live {
             format,
             symbols,
             kinds,
             url,
+            renew_after,
         })
     }
 
@@ -437,6 +451,7 @@ impl RawFeed {
             spot("symbols", self.symbols.as_ref()),
             spot("kinds", self.kinds.as_ref()),
             spot("url", self.url.as_ref()),
+            spot("renew_after_secs", self.renew_after_secs.as_ref()),
         ];
         match left.into_iter().flatten().next() {
             None => Ok(()),
@@ -533,6 +548,14 @@ mod tests {
             (
                 feed.replace("sim", "coinbase") + "symbols = [\"A\"]\nurl = \"http://x\"",
                 "line 5: url must begin with ws:// or wss://",
+            ),
+            (
+                feed.replace("sim", "binance") + "symbols = [\"A\"]\nrenew_after_secs = 0",
+                "line 5: renew_after_secs is 0, it must be 1 to 86400",
+            ),
+            (
+                feed.replace("sim", "coinbase") + "symbols = [\"A\"]\nrenew_after_secs = 9",
+                "line 5: renew_after_secs does not belong to source \"coinbase\"",
             ),
             ("[[feed]\n".to_owned(), "line 1:"),
         ];

@@ -17,7 +17,7 @@ use crate::config::{FeedConfig, FeedsConfig, Format, Source};
 use crate::feed::{Batch, Decoder, Feed, FeedError};
 use crate::feeds::binance::Binance;
 use crate::feeds::coinbase::Coinbase;
-use crate::feeds::live::{Live, Rejects};
+use crate::feeds::live::{Address, Live, Rejects};
 use crate::feeds::replay::Replay;
 use crate::feeds::sim::Sim;
 use crate::metrics::FeedMetrics;
@@ -179,7 +179,12 @@ impl Tender {
                 self.pump(Replay::open(of, &path, speed, repeat, rejects)?, None)
                     .await
             }
-            Source::Live { format, url, .. } => {
+            Source::Live {
+                format,
+                url,
+                renew_after,
+                ..
+            } => {
                 let Some(decoder) = decoder else {
                     return Err(FeedError::Connection("no decoder".to_owned()));
                 };
@@ -188,7 +193,8 @@ impl Tender {
                 } else {
                     url
                 };
-                let live = Live::open(&url, decoder.as_mut(), &mut rejects, clock).await?;
+                let address = Address { url, renew_after };
+                let live = Live::open(address, decoder.as_mut(), &mut rejects, clock).await?;
                 self.pump(live, Some(self.config.stale_after)).await
             }
         }

@@ -6,6 +6,9 @@
     reason = "a test fails by panicking, and looks at few of many cases"
 )]
 
+#[path = "live/renewal.rs"]
+mod renewal;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -155,6 +158,12 @@ fn count(ticks: &[Tick], state: FeedState) -> usize {
         .count()
 }
 
+fn has_trade(ticks: &[Tick], id: &str) -> bool {
+    ticks
+        .iter()
+        .any(|tick| matches!(tick, Tick::Trade(trade) if trade.id == id))
+}
+
 #[tokio::test]
 async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -209,30 +218,21 @@ async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
     let (mut venue, _) = session(&listener).await;
     venue.send(Message::text(trade(3))).await.unwrap();
     feeds.until(|seen| count(seen, FeedState::Live) == 2).await;
-    feeds
-        .until(|seen| {
-            seen.iter()
-                .any(|tick| matches!(tick, Tick::Trade(trade) if trade.id == "3"))
-        })
-        .await;
+    feeds.until(|seen| has_trade(seen, "3")).await;
     venue
         .send(Message::text(
             r#"{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}"#,
         ))
         .await
         .unwrap();
-    let (mut venue, _) = session(&listener).await;
+    let (mut next, _) = session(&listener).await;
+    drop(venue);
     // Text that is not UTF-8 ends the session, and nothing else.
     let bytes = Frame::message(vec![0xFF, 0xFE], OpCode::Data(Data::Text), true);
-    venue.send(Message::Frame(bytes)).await.unwrap();
+    next.send(Message::Frame(bytes)).await.unwrap();
     let (mut venue, _) = session(&listener).await;
     venue.send(Message::text(trade(4))).await.unwrap();
-    feeds
-        .until(|seen| {
-            seen.iter()
-                .any(|tick| matches!(tick, Tick::Trade(trade) if trade.id == "4"))
-        })
-        .await;
+    feeds.until(|seen| has_trade(seen, "4")).await;
 
     assert_eq!(feeds.trades(), ["1", "2", "3", "4"]);
     assert_eq!(feeds.states().first(), Some(&FeedState::Live));
@@ -268,12 +268,7 @@ async fn a_silent_venue_is_stale_and_then_left() {
     let (mut again, _) = session(&listener).await;
     again.send(Message::text(matched(4))).await.unwrap();
     feeds.until(|seen| count(seen, FeedState::Gap) == 1).await;
-    feeds
-        .until(|seen| {
-            seen.iter()
-                .any(|tick| matches!(tick, Tick::Trade(trade) if trade.id == "4"))
-        })
-        .await;
+    feeds.until(|seen| has_trade(seen, "4")).await;
     assert_eq!(feeds.trades(), ["1", "4"]);
     feeds.end().await;
 }

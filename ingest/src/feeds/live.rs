@@ -1,78 +1,89 @@
-//! A session with a venue over WebSocket.
+//! A session with a venue over WebSocket, renewed before the venue would end it.
 
+mod connection;
+mod handover;
+mod rejects;
+
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use schemas::tick::Tick;
 use schemas::time::Clock;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::feed::{Decoded, Decoder, Feed, FeedError, Reason, Reject};
-use crate::metrics::FeedMetrics;
+use connection::{Received, Socket, broken, open, reached, read};
+use handover::{Delivered, Handover};
+pub use rejects::Rejects;
 
-/// How long a connection may take to come up.
-const CONNECT: Duration = Duration::from_secs(10);
-/// The largest frame that is accepted, in bytes: a full book snapshot takes a few.
-const MAX_FRAME: usize = 32 * 1024 * 1024;
-/// Pause between requests; venues count them.
-const BETWEEN_REQUESTS: Duration = Duration::from_millis(250);
-/// Venues end sessions after a day: ours end themselves before.
-const RENEW_AFTER: Duration = Duration::from_hours(23);
+/// Pause before a connection that should have taken over is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// An old connection that stays silent for so long has nothing more to say.
+const SILENT: Duration = Duration::from_secs(5);
+/// The longest time that two connections run side by side.
+const OVERLAP: Duration = Duration::from_mins(1);
 
-/// Counts what is refused, and logs it at a bearable rate.
-#[derive(Clone)]
-pub struct Rejects {
-    feed: String,
-    metrics: FeedMetrics,
-    logged: Option<Instant>,
-    silent: u64,
-}
-
-impl Rejects {
-    /// Of the feed with this name.
-    pub fn new(feed: &str, metrics: FeedMetrics) -> Self {
-        Self {
-            feed: feed.to_owned(),
-            metrics,
-            logged: None,
-            silent: 0,
-        }
-    }
-
-    /// Counts one, and logs it unless another one was logged within the last second.
-    pub fn note(&mut self, reject: &Reject) {
-        self.metrics.rejected(&self.feed, reject.reason);
-        if self
-            .logged
-            .is_some_and(|at| at.elapsed() < Duration::from_secs(1))
-        {
-            self.silent += 1;
-            return;
-        }
-        let unlogged = std::mem::take(&mut self.silent);
-        warn!(
-            feed = self.feed,
-            reason = reject.reason.as_str(),
-            unlogged,
-            "rejected: {reject}"
-        );
-        self.logged = Some(Instant::now());
-    }
+/// Where a venue is, and how old a connection to it may grow.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Its WebSocket address.
+    pub url: String,
+    /// Age at which the next connection is opened beside the old one; `None` for a venue that ends
+    /// none, or whose frames make no sense without those before them.
+    pub renew_after: Option<Duration>,
 }
 
 /// A session: connected, subscribed, decoding.
 pub struct Live<'a> {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    address: Address,
+    /// `None` once it has ended while the next one was being opened.
+    socket: Option<Socket>,
     decoder: &'a mut dyn Decoder,
     rejects: &'a mut Rejects,
     clock: Arc<dyn Clock>,
-    until: Instant,
+    /// When the next connection is opened.
+    renew_at: Option<Instant>,
+    renewal: Option<Renewal>,
+    /// What the connection before delivered, while this one may be behind it.
+    delivered: Option<(Delivered, Instant)>,
+}
+
+/// The next connection.
+struct Renewal {
+    next: Next,
+    handover: Handover,
+    /// When it was open, or is being opened.
+    since: Instant,
+    /// When the old connection delivered something.
+    heard: Instant,
+}
+
+impl Renewal {
+    /// When the connections no longer wait for each other.
+    fn due(&self) -> Instant {
+        let longest = self.since + OVERLAP;
+        if self.handover.has_begun() {
+            longest.min(self.heard + SILENT)
+        } else {
+            longest
+        }
+    }
+}
+
+enum Next {
+    Opening(Pin<Box<dyn Future<Output = Result<Socket, FeedError>> + Send>>),
+    Open(Socket),
+}
+
+enum Event {
+    Old(Received),
+    New(Received),
+    Opened(Result<Socket, FeedError>),
+    Due,
 }
 
 impl<'a> Live<'a> {
@@ -82,40 +93,69 @@ impl<'a> Live<'a> {
     ///
     /// [`FeedError::Connection`].
     pub async fn open(
-        url: &str,
+        address: Address,
         decoder: &'a mut dyn Decoder,
         rejects: &'a mut Rejects,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, FeedError> {
-        let broken = |error: WsError| FeedError::Connection(error.to_string());
-        let config = WebSocketConfig::default()
-            .read_buffer_size(8 * 1024)
-            .max_message_size(Some(MAX_FRAME))
-            .max_frame_size(Some(MAX_FRAME));
-        let connecting = connect_async_with_config(url, Some(config), true);
-        let (mut socket, _) = timeout(CONNECT, connecting)
-            .await
-            .map_err(|_| FeedError::Connection(format!("not connected within {CONNECT:?}")))?
-            .map_err(broken)?;
         decoder.reset();
-        for (index, request) in decoder.requests().into_iter().enumerate() {
-            if index > 0 {
-                sleep(BETWEEN_REQUESTS).await;
-            }
-            socket.send(Message::text(request)).await.map_err(broken)?;
-        }
+        let socket = open(address.url.clone(), decoder.requests()).await?;
+        let renew_at = address.renew_after.map(|age| Instant::now() + age);
         Ok(Self {
-            socket,
+            address,
+            socket: Some(socket),
             decoder,
             rejects,
             clock,
-            until: Instant::now() + RENEW_AFTER,
+            renew_at,
+            renewal: None,
+            delivered: None,
         })
     }
 
-    /// Decodes one message; `false` if the session should be renewed.
-    fn take(&mut self, message: &Message, ticks: &mut Vec<Tick>) -> Result<bool, FeedError> {
-        let text = match message {
+    /// Waits for either connection. Cancel safe.
+    async fn event(&mut self) -> Event {
+        let old = read(self.socket.as_mut());
+        match &mut self.renewal {
+            None => tokio::select! {
+                message = old => Event::Old(message),
+                () = reached(self.renew_at) => Event::Due,
+            },
+            Some(renewal) => {
+                let due = renewal.due();
+                match &mut renewal.next {
+                    Next::Opening(opening) => tokio::select! {
+                        message = old => Event::Old(message),
+                        opened = opening => Event::Opened(opened),
+                    },
+                    Next::Open(new) => tokio::select! {
+                        message = old => Event::Old(message),
+                        message = read(Some(new)) => Event::New(message),
+                        () = sleep_until(due) => Event::Due,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Reads what a connection delivered; `false` if the venue will end it.
+    fn take(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<bool, FeedError> {
+        let message = match received {
+            None => return Err(FeedError::Connection("the connection ended".to_owned())),
+            Some(Err(WsError::Utf8(_))) => {
+                let reject = Reject::new(Reason::Malformed, "a text frame that is not UTF-8");
+                self.rejects.note(&reject);
+                return Err(FeedError::Connection(reject.message));
+            }
+            Some(Err(WsError::Capacity(problem))) => {
+                let reject = Reject::new(Reason::Size, format!("a frame is too large: {problem}"));
+                self.rejects.note(&reject);
+                return Err(FeedError::Connection(reject.message));
+            }
+            Some(Err(error)) => return Err(broken(&error)),
+            Some(Ok(message)) => message,
+        };
+        let text = match &message {
             Message::Text(text) => text.as_str(),
             Message::Binary(bytes) => {
                 let message = format!("a binary frame of {} bytes where text is due", bytes.len());
@@ -141,37 +181,155 @@ impl<'a> Live<'a> {
             }
         }
     }
+
+    /// What the old connection delivered.
+    fn old(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<(), FeedError> {
+        let taken = self.take(received, ticks);
+        if let Some((delivered, until)) = &mut self.delivered {
+            delivered.strike_out(ticks);
+            if Instant::now() > *until {
+                self.delivered = None;
+            }
+        }
+        match taken {
+            Ok(stays) => {
+                if let Some(renewal) = &mut self.renewal {
+                    renewal.heard = Instant::now();
+                    renewal.handover.old(ticks);
+                } else if !stays && self.address.renew_after.is_none() {
+                    let problem = "the venue announced its shutdown".to_owned();
+                    return Err(FeedError::Connection(problem));
+                } else if !stays {
+                    self.renew();
+                }
+            }
+            Err(error) => match &self.renewal {
+                None => return Err(error),
+                Some(renewal) => {
+                    warn!(feed = self.rejects.feed(), %error, "over before the next one took over");
+                    self.socket = None;
+                    if matches!(renewal.next, Next::Open(_)) {
+                        self.switch(ticks);
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// What the new connection delivered.
+    fn new_ones(&mut self, received: Received) -> Result<(), FeedError> {
+        let mut ticks = Vec::new();
+        match self.take(received, &mut ticks) {
+            Ok(true) => {
+                if let Some(renewal) = &mut self.renewal {
+                    if !renewal.handover.has_begun() {
+                        renewal.heard = Instant::now();
+                    }
+                    renewal.handover.new_ones(ticks);
+                }
+                Ok(())
+            }
+            Ok(false) => self.put_off(FeedError::Connection("it will shut down".to_owned())),
+            Err(error) => self.put_off(error),
+        }
+    }
+
+    /// Opens the next connection.
+    fn renew(&mut self) {
+        let opening = open(self.address.url.clone(), self.decoder.requests());
+        self.rejects.connected();
+        let now = Instant::now();
+        self.renewal = Some(Renewal {
+            next: Next::Opening(Box::pin(opening)),
+            handover: Handover::default(),
+            since: now,
+            heard: now,
+        });
+    }
+
+    /// The next connection failed: the old one goes on.
+    fn put_off(&mut self, error: FeedError) -> Result<(), FeedError> {
+        self.renewal = None;
+        if self.socket.is_none() {
+            return Err(error);
+        }
+        warn!(feed = self.rejects.feed(), %error, "the connection is not renewed yet");
+        self.renew_at = Some(Instant::now() + TRY_AGAIN);
+        Ok(())
+    }
+
+    /// The connections have waited for each other for too long.
+    fn give_up(&mut self, ticks: &mut Vec<Tick>) -> Result<(), FeedError> {
+        let Some(renewal) = &self.renewal else {
+            return Ok(());
+        };
+        if renewal.handover.is_one_sided() {
+            let problem = "the new one delivers nothing, the old one does".to_owned();
+            return self.put_off(FeedError::Connection(problem));
+        }
+        if renewal.handover.has_begun() {
+            let feed = self.rejects.feed();
+            warn!(
+                feed,
+                "the old connection did not reach the new one: messages may be missing"
+            );
+        }
+        self.switch(ticks);
+        Ok(())
+    }
+
+    /// The new connection takes over; dropping the old one closes it.
+    fn switch(&mut self, ticks: &mut Vec<Tick>) {
+        if let Some(Renewal {
+            next: Next::Open(new),
+            handover,
+            ..
+        }) = self.renewal.take()
+        {
+            let (waiting, delivered) = handover.finish();
+            ticks.extend(waiting);
+            self.delivered = Some((delivered, Instant::now() + OVERLAP));
+            self.socket = Some(new);
+            self.renew_at = self.address.renew_after.map(|age| Instant::now() + age);
+            info!(feed = self.rejects.feed(), "the connection was renewed");
+        }
+    }
+
+    fn opened(
+        &mut self,
+        opened: Result<Socket, FeedError>,
+        ticks: &mut Vec<Tick>,
+    ) -> Result<(), FeedError> {
+        match (opened, &mut self.renewal) {
+            (Ok(socket), Some(renewal)) => {
+                renewal.next = Next::Open(socket);
+                renewal.since = Instant::now();
+                if self.socket.is_none() {
+                    self.switch(ticks);
+                }
+                Ok(())
+            }
+            (Ok(_), None) => Ok(()),
+            (Err(error), _) => self.put_off(error),
+        }
+    }
 }
 
 impl Feed for Live<'_> {
     async fn next(&mut self) -> Result<Option<Vec<Tick>>, FeedError> {
         loop {
-            if Instant::now() > self.until {
-                return Err(FeedError::Connection(
-                    "the session is renewed after 23 hours".to_owned(),
-                ));
-            }
-            let message = match self.socket.next().await {
-                None => return Err(FeedError::Connection("the connection ended".to_owned())),
-                Some(Err(WsError::Utf8(_))) => {
-                    let reject = Reject::new(Reason::Malformed, "a text frame that is not UTF-8");
-                    self.rejects.note(&reject);
-                    return Err(FeedError::Connection(reject.message));
-                }
-                Some(Err(WsError::Capacity(problem))) => {
-                    let reject =
-                        Reject::new(Reason::Size, format!("a frame is too large: {problem}"));
-                    self.rejects.note(&reject);
-                    return Err(FeedError::Connection(reject.message));
-                }
-                Some(Err(error)) => return Err(FeedError::Connection(error.to_string())),
-                Some(Ok(message)) => message,
-            };
             let mut ticks = Vec::new();
-            if !self.take(&message, &mut ticks)? {
-                return Err(FeedError::Connection(
-                    "the venue announced its shutdown".to_owned(),
-                ));
+            match self.event().await {
+                Event::Old(received) => self.old(received, &mut ticks)?,
+                Event::New(received) => self.new_ones(received)?,
+                Event::Opened(opened) => self.opened(opened, &mut ticks)?,
+                Event::Due if self.renewal.is_none() => self.renew(),
+                Event::Due => self.give_up(&mut ticks)?,
+            }
+            let done = |renewal: &Renewal| renewal.handover.is_done();
+            if self.renewal.as_ref().is_some_and(done) {
+                self.switch(&mut ticks);
             }
             if !ticks.is_empty() {
                 return Ok(Some(ticks));
