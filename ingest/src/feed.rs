@@ -1,8 +1,10 @@
 //! The seam between venues and the rest of ingest: what a feed hands over, and how it can fail.
 
+use std::collections::HashMap;
 use std::future::Future;
 
-use schemas::id::Interval;
+use schemas::decimal::Price;
+use schemas::id::{Interval, Symbol};
 use schemas::tick::Tick;
 use schemas::time::UnixNanos;
 
@@ -27,6 +29,17 @@ pub trait Feed: Send {
     ///
     /// Cancel safe: dropping the future loses no tick.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<Tick>>, FeedError>> + Send;
+}
+
+/// What the stream holds of a venue: a source that makes up its own ticks goes on from there.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// Last bid and ask.
+    pub quotes: HashMap<Symbol, (Price, Price)>,
+    /// The highest trade id; 0 if there is none.
+    pub last_id: u64,
+    /// The latest event time.
+    pub latest: UnixNanos,
 }
 
 /// Why a session with a venue ended.

@@ -38,6 +38,7 @@ use anyhow::{Context as _, Result, bail};
 use async_nats::Client;
 use bus::lease::{Lease, LeaseConfig};
 use bus::publisher::{Publisher, PublisherConfig};
+use schemas::id::Venue;
 use schemas::time::{SystemClock, UnixNanos};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -46,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use config::FeedsConfig;
-use feed::Batch;
+use feed::{Batch, Past};
 use line::Line;
 use line::plan::{Plan, Plans};
 use metrics::Metrics;
@@ -155,7 +156,7 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         ready = prepare(&config, &cx, &mut publisher, metrics.clone()) => ready.map(Some),
         ended = parts.join_next() => joined(ended).map(|()| None),
     };
-    let (line, last) = match ready {
+    let Prepared { line, past, last } = match ready {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return wind_down(parts, &lease_stop, Ok(())).await,
         Err(problem) => return wind_down(parts, &lease_stop, Err(problem)).await,
@@ -172,6 +173,7 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         clock: Arc::new(SystemClock),
         metrics: metrics.feeds,
         standings: Arc::new(Standings::new(&config.feeds, feeds_check)),
+        past: Arc::new(past),
     };
     let publishing = publish_stop.clone();
     parts.spawn(async move { Ok(publisher.run(publishing).await?) });
@@ -215,7 +217,13 @@ async fn wind_down(
     outcome
 }
 
-type Prepared = (Line, u64);
+/// What the stream holds, ready to go on from.
+struct Prepared {
+    line: Line,
+    past: Past,
+    /// The last sequence.
+    last: u64,
+}
 
 /// Fences former writers out, then reads what they left.
 async fn prepare(
@@ -227,9 +235,13 @@ async fn prepare(
     let last = publisher.take_over().await?;
     let plans = Plans::new(config.feeds.feeds.iter().map(Plan::of).collect());
     let recovered = recovery::recover(&cx.client, &config.stream, last, &plans).await?;
+    let past = Venue::new("sim").map(|venue| recovered.past(&venue))?;
     let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
-    let line = Line::new(plans, recovered, refresh, metrics);
-    Ok((line, last.get()))
+    Ok(Prepared {
+        line: Line::new(plans, recovered, refresh, metrics),
+        past,
+        last: last.get(),
+    })
 }
 
 /// Tells from time to time when the first message was stored that the stream still holds.

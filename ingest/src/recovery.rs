@@ -15,6 +15,7 @@ use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
 use crate::bars::{MAX_AHEAD, Series, credible_time_of, start_of, time_of};
+use crate::feed;
 use crate::line::dedupe::Ids;
 use crate::line::plan::Plans;
 use crate::stats::Session;
@@ -34,6 +35,27 @@ pub struct Recovered {
     pub instruments: HashMap<(Venue, Symbol), Restored>,
     /// Bars that were over but not stored when the last writer ended.
     pub unpublished: Vec<Tick>,
+}
+
+impl Recovered {
+    /// What a source of this venue goes on from.
+    pub fn past(&self, venue: &Venue) -> feed::Past {
+        let mut past = feed::Past::default();
+        for (tick, _) in &self.states {
+            let Tick::Quote(quote) = tick else { continue };
+            if let (true, Some(bid), Some(ask)) = (quote.head.venue == *venue, quote.bid, quote.ask)
+            {
+                past.quotes.insert(quote.head.symbol.clone(), (bid, ask));
+                past.latest = past.latest.max(quote.head.event.unwrap_or_default());
+            }
+        }
+        let of = self.instruments.iter().filter(|((of, _), _)| of == venue);
+        for (id, at) in of.map(|(_, known)| known.ids.highest()) {
+            past.last_id = past.last_id.max(id);
+            past.latest = past.latest.max(at);
+        }
+        past
+    }
 }
 
 /// What the stream knows of one instrument.

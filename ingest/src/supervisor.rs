@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{FeedConfig, FeedsConfig, Format, Source};
-use crate::feed::{Batch, Decoder, Feed, FeedError};
+use crate::feed::{Batch, Decoder, Feed, FeedError, Past};
 use crate::feeds::binance::Binance;
 use crate::feeds::coinbase::Coinbase;
 use crate::feeds::live::{Address, Live, Rejects};
@@ -37,6 +37,8 @@ pub struct FeedsContext {
     pub metrics: FeedMetrics,
     /// Knows the state of every feed.
     pub standings: Arc<Standings>,
+    /// What the stream holds of the simulated venue.
+    pub past: Arc<Past>,
 }
 
 /// Starts every feed; each ends when `stop` is cancelled.
@@ -165,8 +167,8 @@ impl Tender {
                 rate,
                 seed,
             } => {
-                self.pump(Sim::new(instruments, rate, seed, clock), None)
-                    .await
+                let sim = Sim::new(instruments, rate, seed, &self.cx.past, clock);
+                self.pump(sim, None).await
             }
             Source::Replay {
                 format,

@@ -78,6 +78,7 @@ impl Feeds {
             clock: Arc::new(SystemClock),
             metrics,
             standings: Arc::new(Standings::new(config, health.check("ingest.feeds"))),
+            past: Arc::default(),
         };
         let tasks = start(config, &outlet, &cx, &stop);
         Self {

@@ -14,7 +14,7 @@ use schemas::time::{Clock, UnixNanos};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::instrument;
-use crate::feed::{Feed, FeedError};
+use crate::feed::{Feed, FeedError, Past};
 
 /// How often due ticks are made.
 const STEP: Duration = Duration::from_millis(2);
@@ -22,6 +22,13 @@ const STEP: Duration = Duration::from_millis(2);
 const CATCH_UP: u64 = 500;
 /// Of ten ticks so many are trades.
 const TRADES_OF_TEN: u32 = 3;
+
+/// Where the walk of a mid price ends below, in ticks of 0.01.
+const LOWEST: i64 = 100;
+/// Where it ends above.
+const HIGHEST: i64 = 10_000_000;
+/// The widest distance between mid and best price, in the same.
+const WIDEST: i64 = 7;
 
 /// Makes ticks at a steady rate.
 pub struct Sim {
@@ -35,16 +42,17 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// A venue of `instruments` that makes `rate` ticks per second.
+    /// A venue of `instruments` that makes `rate` ticks per second and goes on from its past.
     pub fn new(
         instruments: NonZeroU32,
         rate: NonZeroU32,
         seed: u64,
+        past: &Past,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let mut steps = interval(STEP);
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let market = Market::new(instruments.get(), seed, clock.now());
+        let market = Market::new(instruments.get(), seed, past, clock.now());
         let rate = u64::from(rate.get());
         Self {
             market,
@@ -104,7 +112,7 @@ struct Walk {
 }
 
 impl Market {
-    fn new(count: u32, seed: u64, now: UnixNanos) -> Self {
+    fn new(count: u32, seed: u64, past: &Past, now: UnixNanos) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut total = 0.0;
         let mut weights = Vec::new();
@@ -112,17 +120,24 @@ impl Market {
         for index in 0..count {
             total += 1.0 / (f64::from(index) + 3.0);
             weights.push(total);
-            instruments.push(Walk {
+            let mut walk = Walk {
                 symbol: Symbol::new(&name(index)).ok(),
                 mid: rng.random_range(500..60_000),
                 spread: rng.random_range(1..6),
                 volatility: rng.random_range(0.4..2.0),
-            });
+            };
+            walk.go_on(past);
+            instruments.push(walk);
         }
-        // Ids grow over restarts because time does.
+        if past.last_id > 0 {
+            // The same steps again would be a chart that repeats itself.
+            rng = StdRng::seed_from_u64(seed ^ past.last_id);
+        }
+        // Ids grow over restarts because time does, or because the last one is known.
         let next_id = u64::try_from(now.millis())
             .unwrap_or(0)
-            .saturating_mul(100_000);
+            .saturating_mul(100_000)
+            .max(past.last_id.saturating_add(1));
         Self {
             instruments,
             weights,
@@ -183,6 +198,20 @@ impl Market {
 }
 
 impl Walk {
+    /// Takes up the last quote that the stream holds.
+    fn go_on(&mut self, past: &Past) {
+        let quote = self.symbol.as_ref().and_then(|of| past.quotes.get(of));
+        let Some((Some(bid), Some(ask))) = quote.map(|(bid, ask)| (cents(*bid), cents(*ask)))
+        else {
+            return;
+        };
+        let mid = i64::midpoint(bid, ask);
+        if (LOWEST..=HIGHEST).contains(&mid) {
+            self.mid = mid;
+            self.spread = (ask - mid).clamp(1, WIDEST);
+        }
+    }
+
     fn quote(&mut self, head: Head, rng: &mut StdRng) -> Option<Tick> {
         // Two uniform steps make small moves likelier than large ones; calm follows calm.
         let step =
@@ -190,14 +219,14 @@ impl Walk {
         self.volatility =
             (self.volatility * 0.98 + rng.random_range(0.0_f64..0.06)).clamp(0.2, 6.0);
         if rng.random_range(0..400) == 0 {
-            self.spread = rng.random_range(1..8);
+            self.spread = rng.random_range(1..=WIDEST);
         }
         let step = if step > 0.5 {
             1 + i64::from(step > 3.0)
         } else {
             -i64::from(step < -0.5) - i64::from(step < -3.0)
         };
-        self.mid = (self.mid + step).clamp(100, 10_000_000);
+        self.mid = (self.mid + step).clamp(LOWEST, HIGHEST);
         Some(
             Quote {
                 head,
@@ -234,6 +263,14 @@ fn price(cents: i64) -> Option<Price> {
     Price::new(Decimal::new(cents, 2)).ok()
 }
 
+/// A price in whole ticks of 0.01; `None` if it is not above 0.
+fn cents(price: Price) -> Option<i64> {
+    let cents = price.get().checked_mul(Decimal::ONE_HUNDRED)?;
+    i64::try_from(cents)
+        .ok()
+        .filter(|cents| cents.is_positive())
+}
+
 fn size(units: i64) -> Option<Size> {
     Size::new(Decimal::new(units, 0)).ok()
 }
@@ -256,10 +293,13 @@ fn name(index: u32) -> String {
 mod tests {
     use super::*;
 
+    const START: i64 = 1_767_000_000_000_000_000;
+
     #[test]
     fn a_seed_makes_a_run_repeatable_and_quotes_never_cross() {
         let run = || {
-            let mut market = Market::new(50, 7, UnixNanos::new(1_767_000_000_000_000_000));
+            let now = UnixNanos::new(START);
+            let mut market = Market::new(50, 7, &Past::default(), now);
             (0..5_000)
                 .map(|_| market.tick(UnixNanos::EPOCH))
                 .collect::<Vec<_>>()
@@ -275,6 +315,44 @@ mod tests {
             }
         }
         assert!(ids.len() > 1_000 && ids.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn a_restart_goes_on_from_the_last_prices_ids_and_times() {
+        let first = |market: &mut Market, of: &Symbol| loop {
+            let tick = market.tick(UnixNanos::EPOCH);
+            if let Tick::Quote(quote) = tick
+                && quote.head.symbol == *of
+            {
+                break cents(quote.bid.unwrap()).unwrap();
+            }
+        };
+        let (known, unknown) = (Symbol::new("AAA").unwrap(), Symbol::new("AAB").unwrap());
+        let mut past = Past {
+            last_id: 900,
+            latest: UnixNanos::new(START + 5),
+            ..Past::default()
+        };
+        let (bid, ask) = ("71234.50", "71234.56");
+        let quote = (bid.parse().unwrap(), ask.parse().unwrap());
+        past.quotes.insert(known.clone(), quote);
+        let (now, before) = (UnixNanos::new(0), Past::default());
+        let mut fresh = Market::new(2, 7, &before, now);
+        let mut market = Market::new(2, 7, &past, now);
+        assert_eq!(market.next_id, 901);
+        assert!((first(&mut market, &known) - 7_123_450).abs() < 20);
+        let same = first(&mut market, &unknown) - first(&mut fresh, &unknown);
+        assert!(
+            same.abs() < 40,
+            "an instrument without a past keeps its seed"
+        );
+        // What this venue cannot have made is not taken up.
+        for (bid, ask) in [("0.01", "0.02"), ("-5", "5"), ("900000", "900001")] {
+            let quote = (bid.parse().unwrap(), ask.parse().unwrap());
+            past.quotes.insert(known.clone(), quote);
+            let mid = |past| Market::new(1, 7, past, now).instruments[0].mid;
+            assert_eq!(mid(&past), mid(&before), "{bid}");
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ impl Ids {
         let _verdict = self.judge(id, at);
     }
 
+    /// The highest id that is a number, and the latest event time; 0 and 1970 if there is none.
+    pub(crate) fn highest(&self) -> (u64, UnixNanos) {
+        let last = self.runs.iter().map(|run| run.last).max();
+        (last.unwrap_or(0), self.newest)
+    }
+
     /// The stream holds other trades, too, up to this event time and below the ids taken in so far.
     pub(crate) fn forget_others(&mut self, until: UnixNanos) {
         self.newest = self.newest.max(until);

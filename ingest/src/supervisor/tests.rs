@@ -24,6 +24,7 @@ impl Bench {
         let config = parse("[[feed]]\nname = \"f\"\nsource = \"sim\"\n", Path::new("")).unwrap();
         let mut registry = Registry::default();
         let cx = FeedsContext {
+            past: Arc::default(),
             clock: Arc::new(SystemClock),
             metrics: Metrics::new(&mut registry).feeds,
             standings: Arc::new(Standings::new(&config, Health::default().check("feeds"))),
