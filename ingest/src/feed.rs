@@ -8,6 +8,11 @@ use schemas::id::{Interval, Symbol};
 use schemas::tick::Tick;
 use schemas::time::UnixNanos;
 
+/// The longest text of a rejection, in characters.
+const MAX_MESSAGE: usize = 300;
+/// Venues send again at most so many of their last trades.
+const SENT_AGAIN: u64 = 1_000;
+
 /// Ticks of one feed, in order of arrival.
 #[derive(Debug)]
 pub struct Batch {
@@ -75,11 +80,14 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// A rejection.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// A rejection. What a venue says may be in the message: it is cut, and control characters are
+    /// taken out.
+    pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
+        let legal = |c: char| if c.is_control() { ' ' } else { c };
+        let message = message.as_ref().chars().take(MAX_MESSAGE).map(legal);
         Self {
             reason,
-            message: message.into(),
+            message: message.collect(),
         }
     }
 }
@@ -137,8 +145,18 @@ pub trait Decoder: Send {
     /// The requests that open a session.
     fn requests(&self) -> Vec<String>;
 
+    /// The requests that mend what was lost within a session; each is asked for once.
+    fn repairs(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Forgets what belongs to the session that ended.
     fn reset(&mut self);
+}
+
+/// Whether a trade id is lower than a venue would repeat after `highest`: it counts anew.
+pub(crate) fn is_far_below(number: u64, highest: u64) -> bool {
+    number < highest.saturating_sub(SENT_AGAIN).max(highest / 2)
 }
 
 /// The bars that are built where nothing else is configured.

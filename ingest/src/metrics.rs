@@ -114,6 +114,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Declares all of them.
+    #[expect(clippy::too_many_lines, reason = "one entry per metric")]
     pub fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tickwire_ingest");
         let metrics = Self {

@@ -8,7 +8,7 @@ use schemas::id::Symbol;
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
 use schemas::time::Clock;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -221,6 +221,11 @@ impl Tender {
             let Some(ticks) = next? else {
                 return Ok(Outcome::Ended);
             };
+            if ticks.is_empty() {
+                // Only refused lines, as far as was read: others get their turn.
+                yield_now().await;
+                continue;
+            }
             self.tell(FeedState::Live, None).await;
             self.cx
                 .metrics

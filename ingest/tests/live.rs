@@ -181,6 +181,8 @@ async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
         "{",
         "[]",
         r#"{"e":"trade","s":"A","t":9,"p":"-1","q":"1","T":1767000000120,"m":true}"#,
+        r#"{"e":"trade","s":"ABCUSDT","t":9,"p":"1","q":"1","T":4070908800000,"m":true}"#,
+        r#"{"e":"trade","s":"OTHER","t":9,"p":"1","q":"1","T":1767000000120,"m":true}"#,
         r#"{"e":"never heard of"}"#,
     ] {
         venue.send(Message::text(bad)).await.unwrap();
@@ -232,6 +234,11 @@ async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
     let bytes = Frame::message(vec![0xFF, 0xFE], OpCode::Data(Data::Text), true);
     next.send(Message::Frame(bytes)).await.unwrap();
     let (mut venue, _) = session(&listener).await;
+    // So does a frame beyond all measure; the client may be gone before it has all of it.
+    let _ended = venue
+        .send(Message::text("x".repeat(40 * 1024 * 1024)))
+        .await;
+    let (mut venue, _) = session(&listener).await;
     venue.send(Message::text(trade(4))).await.unwrap();
     feeds.until(|seen| has_trade(seen, "4")).await;
 
@@ -242,7 +249,9 @@ async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
         format!("rejected_total{{feed=\"f\",reason=\"{reason}\"}} {number}")
     };
     assert!(metrics.contains(&rejected("malformed", 4)), "{metrics}");
-    assert!(metrics.contains(&rejected("range", 1)), "{metrics}");
+    assert!(metrics.contains(&rejected("range", 2)), "{metrics}");
+    assert!(metrics.contains(&rejected("contradiction", 1)), "{metrics}");
+    assert!(metrics.contains(&rejected("size", 1)), "{metrics}");
 }
 
 #[tokio::test]
@@ -272,6 +281,50 @@ async fn a_silent_venue_is_stale_and_then_left() {
     feeds.until(|seen| has_trade(seen, "4")).await;
     assert_eq!(feeds.trades(), ["1", "4"]);
     feeds.end().await;
+}
+
+#[tokio::test]
+async fn a_book_that_lacks_a_change_is_asked_for_again_and_nothing_else_stops() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut feeds = Feeds::of(address, "coinbase", "kinds = [\"trade\", \"book\"]\n");
+    let (mut venue, request) = session(&listener).await;
+    assert!(request.contains("\"level2\""));
+    let snapshot =
+        r#"{"type":"snapshot","product_id":"ABCUSDT","bids":[["9","1"]],"asks":[["10","2"]]}"#;
+    let change = |price: &str| {
+        format!(r#"{{"type":"l2update","product_id":"ABCUSDT","changes":[["buy","{price}","1"]]}}"#)
+    };
+    for text in [snapshot.to_owned(), change("9.5"), change("11")] {
+        venue.send(Message::text(text)).await.unwrap();
+    }
+    for asked in ["unsubscribe", "subscribe"] {
+        let request = timeout(PATIENCE, venue.next()).await.unwrap();
+        let request: serde_json::Value =
+            serde_json::from_str(request.unwrap().unwrap().to_text().unwrap()).unwrap();
+        assert_eq!(request["type"], asked);
+        assert_eq!(request["channels"], serde_json::json!(["level2"]));
+        assert_eq!(request["product_ids"], serde_json::json!(["ABCUSDT"]));
+    }
+    // A change that was on its way, then the new state.
+    for text in [change("9.7"), snapshot.to_owned(), change("9.6")] {
+        venue.send(Message::text(text)).await.unwrap();
+    }
+    let best = |seen: &[Tick]| {
+        let books = seen.iter().filter_map(|tick| match tick {
+            Tick::Book(book) => book.bids.first().map(|level| level.0.to_string()),
+            _ => None,
+        });
+        books.collect::<Vec<_>>()
+    };
+    feeds.until(|seen| best(seen).len() == 4).await;
+    assert_eq!(best(&feeds.seen), ["9", "9.5", "9", "9.6"]);
+    assert_eq!(feeds.states(), [FeedState::Live]);
+    let metrics = feeds.end().await;
+    assert!(
+        metrics.contains("feed_sessions_total{feed=\"f\"} 1"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -10,16 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::tick::Tick;
-use schemas::time::Clock;
+use schemas::time::{Clock, UnixNanos};
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::{info, warn};
 
 use crate::feed::{Decoded, Decoder, Feed, FeedError, Reason, Reject};
-use connection::{Received, Socket, broken, open, reached, read};
+use connection::{Outbox, Received, Socket, broken, open, reached, read};
 use handover::{Delivered, Handover};
 pub use rejects::Rejects;
 
+/// Events further ahead of this machine's clock are refused, in nanoseconds.
+const FUTURE: i64 = 86_400_000_000_000;
+/// Pause between requests for what was lost.
+const BETWEEN_REPAIRS: Duration = Duration::from_secs(10);
 /// Pause before a connection that should have taken over is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// An old connection that stays silent for so long has nothing more to say.
@@ -48,6 +52,9 @@ pub struct Live<'a> {
     /// When the next connection is opened.
     renew_at: Option<Instant>,
     renewal: Option<Renewal>,
+    outbox: Outbox,
+    /// When the venue may be asked for what was lost.
+    repair_at: Instant,
     /// What the connection before delivered, while this one may be behind it.
     delivered: Option<(Delivered, Instant)>,
 }
@@ -109,6 +116,8 @@ impl<'a> Live<'a> {
             clock,
             renew_at,
             renewal: None,
+            outbox: Outbox::default(),
+            repair_at: Instant::now(),
             delivered: None,
         })
     }
@@ -172,13 +181,45 @@ impl<'a> Live<'a> {
             }
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
         };
-        match self.decoder.decode(text, self.clock.now(), ticks) {
+        let received = self.clock.now();
+        let decoded = self.decoder.decode(text, received, ticks);
+        self.strike_out_the_future(received, ticks);
+        match decoded {
             Ok(Decoded::Ticks | Decoded::Ignored) => Ok(true),
             Ok(Decoded::Reconnect) => Ok(false),
             Err(reject) => {
                 self.rejects.note(&reject);
                 Ok(true)
             }
+        }
+    }
+
+    /// Takes out what would hold up bars and summaries for longer than any clock is wrong.
+    fn strike_out_the_future(&mut self, received: UnixNanos, ticks: &mut Vec<Tick>) {
+        let horizon = received.offset(FUTURE);
+        ticks.retain(|tick| {
+            let is_future = tick.head().event.is_some_and(|event| event > horizon);
+            if is_future {
+                let message = "a time more than a day ahead of this machine's clock";
+                self.rejects.note(&Reject::new(Reason::Range, message));
+            }
+            !is_future
+        });
+    }
+
+    /// Asks for what the decoder lost. Cancel safe.
+    async fn repair(&mut self) -> Result<(), FeedError> {
+        let now = Instant::now();
+        if now >= self.repair_at {
+            let requests = self.decoder.repairs();
+            if !requests.is_empty() {
+                self.repair_at = now + BETWEEN_REPAIRS;
+                self.outbox.extend(requests);
+            }
+        }
+        match &mut self.socket {
+            Some(socket) => self.outbox.send(socket).await,
+            None => Ok(()),
         }
     }
 
@@ -320,6 +361,7 @@ impl Feed for Live<'_> {
     async fn next(&mut self) -> Result<Option<Vec<Tick>>, FeedError> {
         loop {
             let mut ticks = Vec::new();
+            self.repair().await?;
             match self.event().await {
                 Event::Old(received) => self.old(received, &mut ticks)?,
                 Event::New(received) => self.new_ones(received)?,

@@ -3,14 +3,18 @@
 //! A capture is one JSON object a line: `ts_ns` (receive time), `dir` (`in`, `out`, `open`), `raw`
 //! (the text frame). A CSV has the columns time, symbol, id, price, size and side (the taker's);
 //! time is RFC 3339 or integer nanoseconds. The receive time of a replayed tick is the recorded one.
+//! Times are the recording's own: they may be of any day, and holes of more than an hour are not
+//! waited for.
+
+mod trades;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemas::id::{FeedName, Venue};
-use schemas::tick::{Head, Side, Tick, Trade};
+use schemas::tick::Tick;
 use schemas::time::UnixNanos;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
@@ -18,12 +22,15 @@ use tokio::time::{Instant, sleep_until};
 use super::binance::Binance;
 use super::coinbase::Coinbase;
 use super::live::Rejects;
-use super::{instrument, rfc3339, symbol, time};
+use super::{TIMES, time};
 use crate::config::Format;
-use crate::feed::{Decoded, Decoder, Feed, FeedError, Reason, Reject};
+use crate::feed::{Decoder, Feed, FeedError, Reason, Reject};
+use trades::Trades;
 
 /// The longest line that is read, in bytes.
 const MAX_LINE: usize = 16 * 1024 * 1024;
+/// The longest hole between two lines that is waited for, in recorded nanoseconds.
+const LONGEST_HOLE: u64 = 3_600_000_000_000;
 /// Lines per batch when replaying as fast as possible.
 const BATCH: usize = 256;
 
@@ -31,24 +38,38 @@ const BATCH: usize = 256;
 pub struct Replay {
     path: PathBuf,
     lines: BufReader<File>,
-    decoder: Box<dyn Decoder>,
-    is_csv: bool,
+    format: Content,
     speed: Option<f64>,
     repeat: bool,
     rejects: Rejects,
     number: u64,
     pass: u64,
-    /// Recorded time of the first line of the pass, and when it was played.
+    /// Recorded time of the first line of the pass.
+    first: Option<UnixNanos>,
+    /// Recorded time of a line, and when it was played: lines behind it are played by it.
     origin: Option<(UnixNanos, Instant)>,
+    /// Recorded time of the last line.
+    last: UnixNanos,
     latest: UnixNanos,
     /// What is added to times so that a later pass follows the one before.
     shift: i64,
     pending: Option<Line>,
 }
 
+/// What the lines of a recording are.
+enum Content {
+    Frames(Box<dyn Decoder>),
+    Trades(Trades),
+}
+
 struct Line {
     due: UnixNanos,
-    raw: String,
+    played: Played,
+}
+
+enum Played {
+    Frame(String),
+    Ticks(Vec<Tick>),
 }
 
 #[derive(Deserialize)]
@@ -71,26 +92,27 @@ impl Replay {
         repeat: bool,
         rejects: Rejects,
     ) -> Result<Self, FeedError> {
-        let decoder: Box<dyn Decoder> = match format {
-            Format::Binance => Box::new(Binance::new(venue, Vec::new(), Vec::new())),
-            Format::Coinbase => Box::new(Coinbase::new(venue, feed, Vec::new(), Vec::new())),
-            Format::Csv => Box::new(Csv {
-                venue,
-                columns: None,
-                known: std::collections::HashSet::new(),
-            }),
+        let content = match format {
+            Format::Binance => {
+                Content::Frames(Box::new(Binance::new(venue, Vec::new(), Vec::new())))
+            }
+            Format::Coinbase => {
+                Content::Frames(Box::new(Coinbase::new(venue, feed, Vec::new(), Vec::new())))
+            }
+            Format::Csv => Content::Trades(Trades::new(venue)),
         };
         Ok(Self {
             lines: BufReader::new(open(path)?),
             path: path.to_owned(),
-            decoder,
-            is_csv: format == Format::Csv,
+            format: content,
             speed,
             repeat,
             rejects,
             number: 0,
             pass: 0,
+            first: None,
             origin: None,
+            last: UnixNanos::EPOCH,
             latest: UnixNanos::EPOCH,
             shift: 0,
             pending: None,
@@ -108,21 +130,20 @@ impl Replay {
     fn read(&mut self) -> Result<Option<Line>, FeedError> {
         loop {
             self.number += 1;
-            let mut bytes = Vec::new();
-            let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-            let read = std::io::Read::take(&mut self.lines, limit).read_until(b'\n', &mut bytes);
-            if read.map_err(|error| self.failure(&error))? == 0 {
-                return Ok(None);
-            }
-            if bytes.len() >= MAX_LINE {
-                let problem = format!("line {} is longer than {MAX_LINE} bytes", self.number);
-                return Err(self.failure(&problem));
-            }
-            let line = String::from_utf8(bytes);
-            match line
-                .map_err(|_| Reject::new(Reason::Malformed, "not UTF-8"))
-                .and_then(|line| self.parse(&line))
-            {
+            let bytes = match self.line() {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(self.failure(&error)),
+            };
+            let parsed = if bytes.len() >= MAX_LINE {
+                let message = format!("longer than {MAX_LINE} bytes");
+                Err(Reject::new(Reason::Size, message))
+            } else {
+                String::from_utf8(bytes)
+                    .map_err(|_| Reject::new(Reason::Malformed, "not UTF-8"))
+                    .and_then(|line| self.parse(&line))
+            };
+            match parsed {
                 Ok(Some(line)) => return Ok(Some(line)),
                 Ok(None) => {}
                 Err(reject) => self.reject(&reject),
@@ -130,51 +151,94 @@ impl Replay {
         }
     }
 
+    /// The bytes of the next line; of one that is too long its start, and the rest is passed over.
+    fn line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+        if (&mut self.lines)
+            .take(limit)
+            .read_until(b'\n', &mut bytes)?
+            == 0
+        {
+            return Ok(None);
+        }
+        if bytes.len() >= MAX_LINE && !bytes.ends_with(b"\n") {
+            self.lines.skip_until(b'\n')?;
+        }
+        Ok(Some(bytes))
+    }
+
     fn reject(&mut self, reject: &Reject) {
         let message = format!("line {}: {}", self.number, reject.message);
         self.rejects.note(&Reject::new(reject.reason, message));
     }
 
-    fn parse(&self, line: &str) -> Result<Option<Line>, Reject> {
+    fn parse(&mut self, line: &str) -> Result<Option<Line>, Reject> {
         let line = line.trim_end_matches(['\r', '\n']);
         if line.is_empty() {
             return Ok(None);
         }
-        if self.is_csv {
-            let due = Csv::time_of(line).unwrap_or(self.latest);
-            return Ok(Some(Line {
+        if let Content::Trades(trades) = &mut self.format {
+            let ticks = trades.read(line)?;
+            let due = ticks.last().and_then(|tick| tick.head().event);
+            return Ok(due.map(|due| Line {
                 due,
-                raw: line.to_owned(),
+                played: Played::Ticks(ticks),
             }));
         }
         let captured: Captured =
             serde_json::from_str(line).map_err(|error| super::malformed(&error))?;
         let due = time("ts_ns", Some(captured.ts_ns))?;
-        Ok(captured
-            .raw
-            .filter(|_| captured.dir == "in")
-            .map(|raw| Line { due, raw }))
+        let raw = match (captured.dir.as_str(), captured.raw) {
+            ("in", Some(raw)) => raw,
+            ("out" | "open", _) => return Ok(None),
+            ("in", None) => return Err(Reject::new(Reason::Malformed, "dir is in without raw")),
+            (dir, _) => {
+                let message = format!("dir {dir:?} is none of in, out, open");
+                return Err(Reject::new(Reason::Malformed, message));
+            }
+        };
+        Ok(Some(Line {
+            due,
+            played: Played::Frame(raw),
+        }))
     }
 
-    /// Starts the next pass, behind the one that ended.
-    fn rewind(&mut self) -> Result<(), FeedError> {
-        let first = self.origin.map_or(self.latest, |(first, _)| first);
+    /// Starts the next pass, behind the one that ended; `false` if its times would be out of bounds.
+    fn rewind(&mut self) -> Result<bool, FeedError> {
+        let first = self.first.take().unwrap_or(self.latest);
+        let span = self.latest.get().saturating_sub(first.get());
         self.shift = self
             .shift
-            .saturating_add(self.latest.get() - first.get() + 1_000_000_000);
+            .saturating_add(span)
+            .saturating_add(1_000_000_000);
+        if !TIMES.contains(&self.latest.get().saturating_add(self.shift)) {
+            return Ok(false);
+        }
         self.lines = BufReader::new(open(&self.path)?);
-        self.decoder.reset();
+        match &mut self.format {
+            Content::Frames(decoder) => decoder.reset(),
+            Content::Trades(trades) => trades.reset(),
+        }
         self.pass += 1;
         self.number = 0;
         self.origin = None;
-        Ok(())
+        Ok(true)
     }
 
-    fn play(&mut self, line: &Line, ticks: &mut Vec<Tick>) {
+    fn play(&mut self, line: Line, ticks: &mut Vec<Tick>) {
+        self.first.get_or_insert(line.due);
+        self.last = line.due;
         self.latest = self.latest.max(line.due);
         let from = ticks.len();
-        if let Err(reject) = self.decoder.decode(&line.raw, line.due, ticks) {
-            self.reject(&reject);
+        match (line.played, &mut self.format) {
+            (Played::Frame(raw), Content::Frames(decoder)) => {
+                if let Err(reject) = decoder.decode(&raw, line.due, ticks) {
+                    self.reject(&reject);
+                }
+            }
+            (Played::Ticks(more), _) => ticks.extend(more),
+            (Played::Frame(_), Content::Trades(_)) => {}
         }
         if self.pass > 0 {
             for tick in ticks.iter_mut().skip(from) {
@@ -188,10 +252,13 @@ impl Replay {
         }
     }
 
-    fn due_at(&mut self, line: &Line) -> Option<Instant> {
+    /// When a line is to be played; `None` at once.
+    fn due_at(&mut self, due: UnixNanos) -> Option<Instant> {
         let speed = self.speed?;
-        let (first, started) = *self.origin.get_or_insert((line.due, Instant::now()));
-        let elapsed = line.due.since(first).as_secs_f64() / speed;
+        let hole = due.get().abs_diff(self.last.get());
+        let origin = self.origin.filter(|_| hole <= LONGEST_HOLE);
+        let (from, started) = *self.origin.insert(origin.unwrap_or((due, Instant::now())));
+        let elapsed = due.since(from).as_secs_f64() / speed;
         Some(started + Duration::try_from_secs_f64(elapsed).unwrap_or_default())
     }
 }
@@ -214,16 +281,12 @@ impl Feed for Replay {
                 if !ticks.is_empty() {
                     return Ok(Some(ticks));
                 }
-                if !self.repeat || self.latest == UnixNanos::EPOCH {
+                if !self.repeat || self.latest == UnixNanos::EPOCH || !self.rewind()? {
                     return Ok(None);
                 }
-                self.rewind()?;
                 continue;
             };
-            if self.origin.is_none() {
-                self.origin = Some((line.due, Instant::now()));
-            }
-            if let Some(at) = self.due_at(&line).filter(|at| *at > Instant::now()) {
+            if let Some(at) = self.due_at(line.due).filter(|at| *at > Instant::now()) {
                 self.pending = Some(line);
                 if !ticks.is_empty() {
                     return Ok(Some(ticks));
@@ -231,114 +294,11 @@ impl Feed for Replay {
                 sleep_until(at).await;
                 continue;
             }
-            self.play(&line, &mut ticks);
+            self.play(line, &mut ticks);
         }
         Ok(Some(ticks))
     }
 }
 
-/// Trades as comma-separated values.
-struct Csv {
-    venue: Venue,
-    columns: Option<[usize; 6]>,
-    known: std::collections::HashSet<String>,
-}
-
-const COLUMNS: [&str; 6] = ["time", "symbol", "id", "price", "size", "side"];
-
-impl Csv {
-    /// The time of a line, for pacing; the first column where no header says otherwise.
-    fn time_of(line: &str) -> Option<UnixNanos> {
-        let first = line.split(',').next()?.trim_matches('"');
-        first
-            .parse()
-            .map(UnixNanos::new)
-            .ok()
-            .or_else(|| rfc3339("time", first).ok())
-    }
-
-    fn fields(line: &str) -> Result<csv::StringRecord, Reject> {
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .from_reader(line.as_bytes());
-        let record = reader.records().next().and_then(Result::ok);
-        record.ok_or_else(|| Reject::new(Reason::Malformed, "not comma-separated values"))
-    }
-}
-
-impl Decoder for Csv {
-    fn decode(
-        &mut self,
-        raw: &str,
-        received: UnixNanos,
-        out: &mut Vec<Tick>,
-    ) -> Result<Decoded, Reject> {
-        let fields = Self::fields(raw)?;
-        let Some(columns) = self.columns else {
-            let place = |name: &&str| {
-                fields
-                    .iter()
-                    .position(|field| field.trim().eq_ignore_ascii_case(name))
-                    .ok_or_else(|| {
-                        Reject::new(
-                            Reason::Malformed,
-                            format!("the header has no column {name}"),
-                        )
-                    })
-            };
-            let mut columns = [0; 6];
-            for (column, name) in columns.iter_mut().zip(&COLUMNS) {
-                *column = place(name)?;
-            }
-            self.columns = Some(columns);
-            return Ok(Decoded::Ignored);
-        };
-        let [at, name, id, price, size, side] =
-            columns.map(|column| fields.get(column).unwrap_or("").trim());
-        let event = at
-            .parse()
-            .ok()
-            .map_or_else(|| rfc3339("time", at), |nanos| time("time", Some(nanos)))?;
-        let refuse = |field: &str, error: &dyn std::fmt::Display| {
-            Reject::new(Reason::Range, format!("{field}: {error}"))
-        };
-        let side = match side {
-            "buy" => Side::Buy,
-            "sell" => Side::Sell,
-            "" | "unknown" => Side::Unknown,
-            _ => return Err(refuse("side", &"not buy, sell or unknown")),
-        };
-        if id.is_empty() || id.len() > 64 {
-            return Err(refuse("id", &"not 1 to 64 characters"));
-        }
-        let symbol = symbol("symbol", name)?;
-        let price = price.parse().map_err(|error| refuse("price", &error))?;
-        let size = size.parse().map_err(|error| refuse("size", &error))?;
-        if self.known.insert(name.to_owned()) {
-            out.push(instrument(&self.venue, &symbol, received).into());
-        }
-        // A row has one time, wherever its column stands.
-        let mut head = Head::new(self.venue.clone(), symbol, event);
-        head.event = Some(event);
-        out.push(
-            Trade {
-                head,
-                id: id.to_owned(),
-                price,
-                size,
-                side,
-                conditions: None,
-            }
-            .into(),
-        );
-        Ok(Decoded::Ticks)
-    }
-
-    fn requests(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn reset(&mut self) {
-        self.columns = None;
-    }
-}
+#[cfg(test)]
+mod tests;

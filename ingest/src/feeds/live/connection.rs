@@ -1,5 +1,6 @@
 //! One connection to a venue.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::time::Duration;
 
@@ -62,5 +63,35 @@ pub(super) async fn reached(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => pending().await,
+    }
+}
+
+/// Requests on their way to the venue.
+#[derive(Default)]
+pub(super) struct Outbox {
+    requests: VecDeque<String>,
+    /// Something is written and may not be sent.
+    unsent: bool,
+}
+
+impl Outbox {
+    /// Queues requests.
+    pub(super) fn extend(&mut self, requests: Vec<String>) {
+        self.requests.extend(requests);
+    }
+
+    /// Sends what is queued. Cancel safe: what was not sent stays queued.
+    pub(super) async fn send(&mut self, socket: &mut Socket) -> Result<(), FeedError> {
+        while let Some(request) = self.requests.front() {
+            let fed = socket.feed(Message::text(request.clone())).await;
+            fed.map_err(|error| broken(&error))?;
+            self.requests.pop_front();
+            self.unsent = true;
+        }
+        if self.unsent {
+            socket.flush().await.map_err(|error| broken(&error))?;
+            self.unsent = false;
+        }
+        Ok(())
     }
 }
