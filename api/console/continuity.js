@@ -57,6 +57,19 @@ export class Continuity {
     }
   }
 
+  /**
+   * Says that the connection is gone, and which topics and patterns are subscribed again on the next:
+   * what none of them covers is forgotten, and no answer to anything is awaited any more.
+   */
+  retain(held) {
+    const kept = new Set(held);
+    this.#asked.clear();
+    this.#leaving.clear();
+    this.#patterns = this.#patterns.filter(({ pattern }) => kept.has(pattern));
+    for (const [text, topic] of this.#topics) topic.named &&= kept.has(text);
+    this.#forget();
+  }
+
   /** The `from` of a subscription that goes on here: of these topics, or of all. */
   resume(topics = undefined) {
     const from = {};
@@ -166,6 +179,11 @@ export class Continuity {
       const topic = this.#topics.get(text);
       if (topic) topic.named = false;
     }
+    this.#forget();
+  }
+
+  /** Forgets the topics that nothing covers any more. */
+  #forget() {
     for (const [text, topic] of this.#topics) {
       if (!topic.named && !this.#patterns.some((held) => covers(held.pattern, text))) this.#topics.delete(text);
     }

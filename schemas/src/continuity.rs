@@ -143,6 +143,19 @@ impl Continuity {
         }
     }
 
+    /// Says that the connection is gone, and which topics and patterns are subscribed again on the
+    /// next: what none of them covers is forgotten, and no answer to anything is awaited any more.
+    pub fn retain(&mut self, held: &BTreeSet<String>) {
+        self.asked.clear();
+        self.leaving.clear();
+        self.patterns
+            .retain(|kept| held.contains(kept.pattern.as_str()));
+        for (text, topic) in &mut self.topics {
+            topic.named &= held.contains(text);
+        }
+        self.forget();
+    }
+
     /// The `from` of a subscription that goes on here: of these topics, or of all if `None`.
     pub fn resume(&self, topics: Option<&BTreeSet<String>>) -> BTreeMap<String, From> {
         let mut from = BTreeMap::new();
@@ -329,6 +342,11 @@ impl Continuity {
                 topic.named = false;
             }
         }
+        self.forget();
+    }
+
+    /// Forgets the topics that nothing covers any more.
+    fn forget(&mut self) {
         let patterns = &self.patterns;
         self.topics.retain(|text, topic| {
             topic.named || patterns.iter().any(|held| held.pattern.matches(text))

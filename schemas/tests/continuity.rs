@@ -37,6 +37,8 @@ fn run(continuity: &mut Continuity, step: &Value) {
         continuity.subscribing(id, from);
     } else if let Some(id) = step.get("unsubscribing") {
         continuity.unsubscribing(id.as_u64().unwrap());
+    } else if let Some(held) = step.get("retain") {
+        continuity.retain(&serde_json::from_value(held.clone()).unwrap());
     } else if let Some(topics) = step.get("resubscribed") {
         let topics: Option<Vec<String>> = serde_json::from_value(topics.clone()).unwrap();
         continuity.resubscribed(topics.as_deref());

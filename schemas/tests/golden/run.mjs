@@ -21,6 +21,7 @@ export function runTraces(Continuity, traces) {
       if ('take' in step) check(continuity.take(step.take), step.is);
       else if ('subscribing' in step) continuity.subscribing(...step.subscribing);
       else if ('unsubscribing' in step) continuity.unsubscribing(step.unsubscribing);
+      else if ('retain' in step) continuity.retain(step.retain);
       else if ('resubscribed' in step) continuity.resubscribed(step.resubscribed ?? undefined);
       else if ('resume' in step) check(continuity.resume(step.of), step.resume);
       else if ('good' in step) check(continuity.isGood(), step.good);
