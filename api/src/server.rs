@@ -187,3 +187,6 @@ async fn settings<S: TickStore + 'static>(State(api): State<Arc<Api<S>>>) -> Res
     Json(json!({ "ws": api.config.ws, "stream": api.config.stream, "version": version }))
         .into_response()
 }
+
+#[cfg(test)]
+mod tests;
