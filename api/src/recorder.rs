@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::{self, Message};
-use bus::{epoch, stream};
+use async_nats::jetstream::{self, AckKind, Message};
+use bus::epoch;
+use bus::stream::{self, StreamState};
 use futures_util::StreamExt;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -93,7 +94,17 @@ struct Recorder<S> {
     cx: daemon::Context,
     metrics: Metrics,
     check: daemon::health::Check,
-    noted: Option<(Epoch, StreamSeq)>,
+    noted: Option<Noted>,
+    /// The last message of a batch that could not be stored, until everything up to it is.
+    failed: Option<(Epoch, StreamSeq)>,
+}
+
+/// Progress as it was noted last: a position of this history that can be looked at again.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    epoch: Epoch,
+    floor: StreamSeq,
+    at: UnixNanos,
 }
 
 /// Records until `stop`.
@@ -115,6 +126,7 @@ pub async fn run<S: TickStore>(
         metrics,
         check,
         noted: None,
+        failed: None,
     };
     let mut failures: u32 = 0;
     loop {
@@ -122,7 +134,9 @@ pub async fn run<S: TickStore>(
             () = stop.cancelled() => return Ok(()),
             session = recorder.session(&mut failures) => session,
         };
-        let Err(problem) = session;
+        let Err(problem) = session else {
+            continue;
+        };
         failures = failures.saturating_add(1);
         let pause = (Duration::from_millis(200) * (1 << failures.min(6))).min(LONGEST_PAUSE);
         warn!(
@@ -138,15 +152,13 @@ pub async fn run<S: TickStore>(
     }
 }
 
-type Never = std::convert::Infallible;
-
 impl<S: TickStore> Recorder<S> {
-    /// Records until something fails.
-    async fn session(&mut self, failures: &mut u32) -> Result<Never> {
+    /// Records until the stream's history is another one, or something fails.
+    async fn session(&mut self, failures: &mut u32) -> Result<()> {
         let name = self.config.stream.clone();
         let context = jetstream::new(self.cx.client.clone());
         let state = stream::state(&self.cx.client, &name).await?;
-        let epoch = epoch::current(&self.cx.client, &name, state.created).await?;
+        let epoch = self.epoch(&state).await?;
         let consumer: PullConsumer = context
             .get_consumer_from_stream(CONSUMER, &name)
             .await
@@ -157,20 +169,65 @@ impl<S: TickStore> Recorder<S> {
         loop {
             let messages = fetch(&consumer).await?;
             if !messages.is_empty() {
-                self.store(epoch, messages).await?;
+                self.take(epoch, messages).await?;
             }
-            *failures = 0;
-            self.check.ok();
             if noted_at.elapsed() >= PROGRESS {
                 noted_at = Instant::now();
-                self.note_progress(&consumer, epoch).await?;
+                let state = stream::state(&self.cx.client, &name).await?;
+                let now = self.epoch(&state).await?;
+                if now != epoch {
+                    info!(stream = name, %epoch, %now, "the stream has another history");
+                    return Ok(());
+                }
+                self.note_progress(&consumer, epoch, &state).await?;
+            }
+            // Nothing to fetch says nothing while what failed is on its way back.
+            if self.failed.is_none() {
+                *failures = 0;
+                self.check.ok();
             }
         }
     }
 
-    async fn store(&self, epoch: Epoch, messages: Vec<Message>) -> Result<()> {
+    /// The epoch of the stream, which is another one if what was noted is no longer true.
+    async fn epoch(&self, state: &StreamState) -> Result<Epoch> {
+        let (client, name) = (&self.cx.client, &self.config.stream);
+        Ok(match self.noted {
+            None => epoch::current(client, name, state.created).await?,
+            Some(Noted { epoch, floor, at }) => {
+                epoch::verify(client, name, state, epoch, (floor, at)).await?
+            }
+        })
+    }
+
+    /// Stores a batch, or gives it back to the broker, which delivers it again at once.
+    async fn take(&mut self, epoch: Epoch, messages: Vec<Message>) -> Result<()> {
+        let Err(problem) = self.store(epoch, &messages).await else {
+            for message in messages {
+                message
+                    .ack()
+                    .await
+                    .map_err(|error| anyhow::anyhow!("{error}"))
+                    .context("acknowledging")?;
+            }
+            return Ok(());
+        };
+        self.metrics.failures.inc();
+        let last = messages.iter().filter_map(|message| message.info().ok());
+        let last = last.map(|info| StreamSeq::new(info.stream_sequence)).max();
+        self.failed = last.map(|last| (epoch, last)).max(self.failed);
+        for message in messages {
+            if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+                debug!(%error, "not given back: it comes again by itself, later");
+                break;
+            }
+        }
+        Err(problem)
+    }
+
+    async fn store(&self, epoch: Epoch, messages: &[Message]) -> Result<()> {
         let mut rows = Vec::with_capacity(messages.len());
-        for message in &messages {
+        for message in messages {
             let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
             let seq = StreamSeq::new(info.stream_sequence);
             let refreshed = |tick: &schemas::tick::Tick| {
@@ -195,28 +252,23 @@ impl<S: TickStore> Recorder<S> {
                 payload: message.payload.clone(),
             });
         }
-        if let Err(error) = self.config.store.record(epoch, &rows).await {
-            self.metrics.failures.inc();
-            return Err(error).context("nothing is lost, the stream keeps it");
-        }
+        let recorded = self.config.store.record(epoch, &rows).await;
+        recorded.context("nothing is lost, the stream keeps it")?;
         self.metrics
             .rows
             .inc_by(u64::try_from(rows.len()).unwrap_or(0));
         self.metrics.transactions.inc();
-        for message in messages {
-            message
-                .ack()
-                .await
-                .map_err(|error| anyhow::anyhow!("{error}"))
-                .context("acknowledging")?;
-        }
         Ok(())
     }
 
-    /// Notes everything up to which all recorded kinds are stored.
-    async fn note_progress(&mut self, consumer: &PullConsumer, epoch: Epoch) -> Result<()> {
-        // Read before the consumer's state: whatever was stored by now is pending there, or done.
-        let state = stream::state(&self.cx.client, &self.config.stream).await?;
+    /// Notes everything up to which all recorded kinds are stored. `state` was read before: whatever
+    /// the stream held then is pending at the consumer now, or done.
+    async fn note_progress(
+        &mut self,
+        consumer: &PullConsumer,
+        epoch: Epoch,
+        state: &StreamState,
+    ) -> Result<()> {
         let info = consumer
             .get_info()
             .await
@@ -230,9 +282,12 @@ impl<S: TickStore> Recorder<S> {
         } else {
             StreamSeq::new(info.ack_floor.stream_sequence)
         };
+        if self.failed.is_some_and(|failed| failed <= (epoch, floor)) {
+            self.failed = None;
+        }
         let behind = self
             .noted
-            .is_some_and(|(of, noted)| of == epoch && noted >= floor);
+            .is_some_and(|noted| noted.epoch == epoch && noted.floor >= floor);
         if behind || floor == StreamSeq::ZERO {
             return Ok(());
         }
@@ -242,7 +297,7 @@ impl<S: TickStore> Recorder<S> {
             .store
             .advance(&self.config.stream, epoch, floor, at)
             .await?;
-        self.noted = Some((epoch, floor));
+        self.noted = Some(Noted { epoch, floor, at });
         self.metrics
             .floor
             .set(i64::try_from(floor.get()).unwrap_or(i64::MAX));
@@ -262,19 +317,23 @@ async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
         .context("fetching")?;
     let mut messages = Vec::new();
     loop {
-        let next = timeout(GATHER * 8, batch.next())
-            .await
-            .context("the broker does not answer a fetch")?;
-        match next {
-            Some(Ok(message)) => messages.push(message),
-            Some(Err(error)) => {
-                // What came before the trouble is good.
-                if messages.is_empty() {
-                    return Err(anyhow::anyhow!("{error}")).context("fetching");
-                }
-                return Ok(messages);
+        let problem = match timeout(GATHER * 8, batch.next()).await {
+            Ok(Some(Ok(message))) => {
+                messages.push(message);
+                continue;
             }
-            None => return Ok(messages),
-        }
+            Ok(None) => return Ok(messages),
+            Ok(Some(Err(error))) => anyhow::anyhow!("{error}").context("fetching"),
+            Err(_) => anyhow::anyhow!("the broker does not answer a fetch"),
+        };
+        // What came before the trouble is good.
+        return if messages.is_empty() {
+            Err(problem)
+        } else {
+            Ok(messages)
+        };
     }
 }
+
+#[cfg(test)]
+mod tests;
