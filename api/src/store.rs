@@ -148,10 +148,10 @@ pub struct Page {
 pub enum StoreError {
     /// The database refused or failed.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The database's tables could not be brought up to date.
     #[error("database tables: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
     /// A stored value is not what was written.
     #[error("stored {field} {value:?} is damaged")]
     Damaged {
@@ -160,6 +160,19 @@ pub enum StoreError {
         /// What it holds.
         value: String,
     },
+}
+
+// No sources: what the driver says tells them already, and a chain would tell them twice.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(error)
+    }
 }
 
 /// A database of ticks.

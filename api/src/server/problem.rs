@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457): what is wrong, which parameter, which limit.
 
 use axum::Json;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bus::api::ApiError;
@@ -40,6 +40,16 @@ impl Problem {
         }
     }
 
+    /// Something is there, and only to be read.
+    pub(super) fn method() -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            title: "no such method",
+            detail: "this path takes GET and HEAD".to_owned(),
+            parameter: None,
+        }
+    }
+
     /// Something that is needed does not answer now.
     pub(super) fn unavailable(detail: &str) -> Self {
         Self {
@@ -64,7 +74,13 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
         error!(%problem, "history cannot be read");
-        Self::unavailable("the database does not answer")
+        match problem {
+            // Asking again does not mend it.
+            StoreError::Damaged { .. } => Self::internal(),
+            StoreError::Database(_) | StoreError::Migrate(_) => {
+                Self::unavailable("the database does not answer")
+            }
+        }
     }
 }
 
@@ -87,6 +103,9 @@ impl IntoResponse for Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD"));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::store::sqlite::{Sqlite, content};
-use crate::store::{Content, Row};
+use crate::store::{Content, Row, StoreError};
 
 struct World {
     store: Sqlite,
@@ -171,4 +171,64 @@ async fn live_goes_on_from_what_the_first_page_covered() {
     let refused = world.get(&format!("{path}&cursor=1_2")).await;
     assert_eq!(refused.status, 400);
     assert_eq!(refused.problem()["parameter"], "cursor");
+}
+
+#[tokio::test]
+async fn what_is_not_answered_is_a_problem_with_the_right_status() {
+    let world = World::start().await;
+    for (method, path, status) in [
+        ("POST", "/", 405),
+        ("DELETE", "/console.css", 405),
+        ("POST", "/nowhere", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/nowhere", 404),
+        ("POST", "/v1/trades", 405),
+        ("PUT", "/console.json", 405),
+        ("GET", "/v1/trades?venue=x&symbol=A&limit=0", 400),
+        ("GET", "/v1/trades?venue=x&symbol=A&a=%FF", 400),
+    ] {
+        let answer = world.ask(method, path, "127.0.0.1").await;
+        assert_eq!(answer.status, status, "{method} {path}");
+        answer.problem();
+        let allowed = answer.head.contains("allow: GET,HEAD");
+        assert_eq!(allowed, status == 405, "{method} {path}: {}", answer.head);
+    }
+    assert_eq!(world.ask("HEAD", "/", "127.0.0.1").await.status, 200);
+}
+
+#[test]
+fn what_is_damaged_is_not_asked_for_again() {
+    let (field, value) = ("gen", "-1".to_owned());
+    let damaged = Problem::from(StoreError::Damaged { field, value }).into_response();
+    assert_eq!(damaged.status(), 500);
+    let closed = Problem::from(StoreError::Database(sqlx::Error::PoolClosed)).into_response();
+    assert_eq!(closed.status(), 503);
+}
+
+#[tokio::test]
+async fn a_page_keeps_the_name_that_it_was_loaded_under() {
+    let world = World::start().await;
+    for (host, ws) in [
+        ("localhost:8080", "ws://localhost:8081"),
+        ("[::1]:8080", "ws://[::1]:8081"),
+        ("127.0.0.1", "ws://127.0.0.1:8081"),
+        ("trading.example", "ws://trading.example:8081"),
+        ("a;script-src", "ws://127.0.0.1:8081"),
+    ] {
+        let settings = world.ask("GET", "/console.json", host).await;
+        assert_eq!(settings.json()["ws"], ws, "{host}");
+        let page = world.ask("GET", "/", host).await;
+        let policy = format!("connect-src 'self' {ws};");
+        assert!(page.head.contains(&policy), "{host}: {}", page.head);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("localhost"));
+    for (ws, expected) in [
+        ("wss://ticks.example", "wss://ticks.example"),
+        ("ws://0.0.0.0:1", "ws://localhost:1"),
+        ("ws://LocalHost:1/x", "ws://localhost:1/x"),
+        ("nonsense", "nonsense"),
+    ] {
+        assert_eq!(console::websocket(ws, &headers), expected);
+    }
 }

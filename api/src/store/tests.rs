@@ -154,6 +154,8 @@ async fn a_full_disk_stores_nothing_of_a_batch_and_harms_nothing() {
     }
     let refused = store.record(epoch(1), &large).await;
     assert!(matches!(refused, Err(StoreError::Database(_))));
+    let told = format!("{:#}", anyhow::Error::from(refused.unwrap_err()));
+    assert_eq!(told.matches("is full").count(), 1, "{told}");
     assert_eq!(seqs(&store, &trades("A", false, None, 100)).await, [1]);
     store.record(epoch(1), &[trade("A", 2, 2)]).await.unwrap();
     assert_eq!(seqs(&store, &trades("A", false, None, 100)).await, [1, 2]);
