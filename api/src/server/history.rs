@@ -17,7 +17,7 @@ use tracing::error;
 use super::Api;
 use super::problem::Problem;
 use super::query::{Mark, Parameters};
-use crate::store::{Found, Progress, Range, Series, TickStore};
+use crate::store::{Found, Progress, RECORDED, Range, Series, TickStore};
 
 type Pairs = Query<Vec<(String, String)>>;
 type Answer = Result<Response, Problem>;
@@ -111,6 +111,7 @@ pub(super) async fn ticks<S: TickStore>(
     let sequence = |text: Option<u64>, default| StreamSeq::new(text.unwrap_or(default));
     let after = sequence(parameters.optional("after")?, 0);
     let until = sequence(parameters.optional("until")?, u64::MAX >> 1);
+    let after = after.max(sequence(parameters.optional("cursor")?, 0));
     let stream = parameters
         .text("stream")
         .unwrap_or_else(|| api.config.stream.clone());
@@ -141,10 +142,13 @@ pub(super) async fn ticks<S: TickStore>(
             _,
         ) => Series::Events(kind, venue, symbol),
         (kind, _) => {
-            return Err(Problem::parameter(
-                "topic",
-                format!("{kind} ticks are not recorded one by one"),
-            ));
+            let why = if RECORDED.contains(&kind) {
+                "only the latest of a topic is kept"
+            } else {
+                "they are not recorded"
+            };
+            let detail = format!("there is no history of {kind} ticks: {why}");
+            return Err(Problem::not_found(detail));
         }
     };
     let mut rows = api

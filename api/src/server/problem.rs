@@ -31,11 +31,11 @@ impl Problem {
     }
 
     /// Nothing is there.
-    pub(super) fn not_found(detail: &str) -> Self {
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             title: "no such resource",
-            detail: detail.to_owned(),
+            detail: detail.into(),
             parameter: None,
         }
     }

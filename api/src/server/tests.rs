@@ -112,6 +112,15 @@ impl World {
     }
 }
 
+/// The sequences on a page.
+fn seqs(page: &Value) -> Vec<u64> {
+    let items = page["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["s"].as_u64().unwrap())
+        .collect()
+}
+
 fn epoch() -> Epoch {
     Epoch::new(UnixNanos::new(5), 0)
 }
@@ -150,18 +159,7 @@ async fn live_goes_on_from_what_the_first_page_covered() {
     world.recorded_up_to(4).await;
     let next = first["next"].as_str().unwrap();
     let last = world.get(&format!("{path}&cursor={next}")).await.json();
-    let seqs = |page: &Value| {
-        page["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|item| item["s"].clone())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        (seqs(&first), seqs(&last)),
-        (vec![json!(1), json!(2)], vec![json!(3)])
-    );
+    assert_eq!((seqs(&first), seqs(&last)), (vec![1, 2], vec![3]));
     let covered = Cursor::new(StreamSeq::new(3), UnixNanos::new(1_000));
     assert_eq!(
         last["pos"]["T"],
@@ -230,5 +228,46 @@ async fn a_page_keeps_the_name_that_it_was_loaded_under() {
         ("nonsense", "nonsense"),
     ] {
         assert_eq!(console::websocket(ws, &headers), expected);
+    }
+}
+
+#[tokio::test]
+async fn ticks_by_position_are_paged_like_every_list() {
+    let world = World::start().await;
+    world.trades(&[(30, 1), (20, 2), (10, 3)]).await;
+    let path = format!(
+        "/v1/ticks?topic=trade.x.A&epoch={}&after=0&limit=2",
+        epoch()
+    );
+    let first = world.get(&path).await.json();
+    let next = first["next"].as_str().unwrap();
+    let last = world.get(&format!("{path}&cursor={next}")).await.json();
+    assert_eq!((seqs(&first), seqs(&last)), (vec![1, 2], vec![3]));
+    assert_eq!(last["next"], Value::Null);
+    let wrong = world.get(&format!("{path}&cursor=x")).await;
+    assert_eq!(wrong.problem()["parameter"], "cursor");
+}
+
+#[tokio::test]
+async fn a_kind_without_history_is_not_found() {
+    let world = World::start().await;
+    for (topic, why) in [
+        (
+            "form.x.A.1m",
+            "there is no history of form ticks: they are not recorded",
+        ),
+        (
+            "book.x.A",
+            "there is no history of book ticks: they are not recorded",
+        ),
+        (
+            "stat.x.A",
+            "there is no history of stat ticks: only the latest of a topic is kept",
+        ),
+    ] {
+        let path = format!("/v1/ticks?topic={topic}&epoch={}&after=0&until=9", epoch());
+        let answer = world.get(&path).await;
+        assert_eq!(answer.status, 404, "{topic}");
+        assert_eq!(answer.problem()["detail"], why);
     }
 }
