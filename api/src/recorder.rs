@@ -3,6 +3,8 @@
 //! Live delivery never waits for this. If the database fails, nothing is fetched any more; the
 //! stream keeps what is not acknowledged, and delivers it again.
 
+mod sweeper;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -17,13 +19,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schemas::codec;
 use schemas::position::{Epoch, StreamSeq};
-use schemas::time::UnixNanos;
+use schemas::time::{Clock as _, SystemClock, UnixNanos};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::store::sqlite::content;
 use crate::store::{Content, Row, TickStore};
+use sweeper::Sweeper;
 
 /// The durable consumer that all recorders share.
 const CONSUMER: &str = "recorder";
@@ -33,8 +36,19 @@ const BATCH: usize = 2_000;
 const GATHER: Duration = Duration::from_millis(250);
 /// How often progress is noted.
 const PROGRESS: Duration = Duration::from_millis(250);
+const DAY: Duration = Duration::from_hours(24);
 /// The longest pause between two tries on a failing database or broker.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Settings of the recorder.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// For how many days ticks and bars of one second are kept once they were recorded, 0 for ever;
+    /// longer bars and instruments are kept for ever
+    #[arg(long, env = "TICKWIRE_HISTORY_DAYS", default_value = "30")]
+    pub history_days: u16,
+}
 
 /// What the recorder runs with.
 #[derive(Clone, Debug)]
@@ -43,6 +57,8 @@ pub struct Config<S> {
     pub stream: String,
     /// Where ticks go.
     pub store: S,
+    /// The rest.
+    pub args: Args,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -95,6 +111,7 @@ struct Recorder<S> {
     metrics: Metrics,
     check: daemon::health::Check,
     noted: Option<Noted>,
+    sweeper: Sweeper,
     /// The last message of a batch that could not be stored, until everything up to it is.
     failed: Option<(Epoch, StreamSeq)>,
 }
@@ -120,7 +137,10 @@ pub async fn run<S: TickStore>(
     let metrics = cx.register(Metrics::new);
     let check = cx.health.check("recorder");
     check.down("starting");
+    let days = Some(config.args.history_days).filter(|days| *days > 0);
+    let keep = days.map(|days| DAY * u32::from(days));
     let mut recorder = Recorder {
+        sweeper: Sweeper::new(keep, cx.register(sweeper::Metrics::new)),
         config,
         cx,
         metrics,
@@ -167,6 +187,10 @@ impl<S: TickStore> Recorder<S> {
         info!(stream = name, %epoch, "recording");
         let mut noted_at = Instant::now();
         loop {
+            // First, so that a full database has room again.
+            self.sweeper
+                .step(&self.config.store, &name, SystemClock.now())
+                .await;
             let messages = fetch(&consumer).await?;
             if !messages.is_empty() {
                 self.take(epoch, messages).await?;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::store::sqlite::Sqlite;
-use crate::store::{Found, Page, Place, Range, Series, StoreError, recorded_subjects};
+use crate::store::{Found, Page, Place, Range, Series, StoreError, Swept, recorded_subjects};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,6 +72,24 @@ impl TickStore for Moody {
         limit: u32,
     ) -> Result<Vec<Found>, StoreError> {
         self.inner.instruments(venue, search, after, limit).await
+    }
+
+    async fn stood(
+        &self,
+        stream: &str,
+        now: UnixNanos,
+        before: UnixNanos,
+    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
+        self.inner.stood(stream, now, before).await
+    }
+
+    async fn sweep(
+        &self,
+        until: &[(Epoch, StreamSeq)],
+        behind: Option<Series>,
+        limit: u64,
+    ) -> Result<Swept, StoreError> {
+        self.inner.sweep(until, behind, limit).await
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
@@ -146,6 +164,7 @@ impl World {
         let config = Config {
             stream: "T".to_owned(),
             store: store.clone(),
+            args: Args { history_days: 30 },
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(config, cx.clone(), CancellationToken::new()));

@@ -4,6 +4,8 @@
 //! lose the last transactions, which the broker then delivers again, because progress is lost with
 //! them.
 
+mod sweep;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
 
-use super::{Content, Found, Page, Progress, Range, Row, Series, StoreError, TickStore};
+use super::{Content, Found, Page, Progress, Range, Row, Series, StoreError, Swept, TickStore};
 
 /// How long a statement waits for a lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -326,6 +328,24 @@ impl TickStore for Sqlite {
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(found).collect()
+    }
+
+    async fn stood(
+        &self,
+        stream: &str,
+        now: UnixNanos,
+        before: UnixNanos,
+    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
+        sweep::stood(self, stream, (now, before)).await
+    }
+
+    async fn sweep(
+        &self,
+        until: &[(Epoch, StreamSeq)],
+        behind: Option<Series>,
+        limit: u64,
+    ) -> Result<Swept, StoreError> {
+        sweep::sweep(self, until, behind, limit).await
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {

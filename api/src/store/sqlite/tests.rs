@@ -80,8 +80,16 @@ async fn plan(store: &Sqlite, statement: &str) -> String {
 async fn no_statement_scans_or_sorts() {
     let (store, _dir) = store_of(0..10).await;
     let place = (UnixNanos::new(5), epoch(), StreamSeq::new(1));
+    let sweeping = [
+        sweep::NEXT_EVENTS,
+        sweep::NEXT_BARS,
+        sweep::DELETE_EVENTS,
+        sweep::DELETE_BARS,
+    ];
+    let sweeping = sweeping.map(str::to_owned);
     for series in both() {
         let mut statements = vec![position_statement(&series)];
+        statements.extend(sweeping.clone());
         for (descending, after) in [
             (false, None),
             (true, None),
