@@ -3,9 +3,9 @@
 //! Live delivery never waits for this. If the database fails, nothing is fetched any more; the
 //! stream keeps what is not acknowledged, and delivers it again.
 
+mod metrics;
 mod sweeper;
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,9 +14,6 @@ use async_nats::jetstream::{self, AckKind, Message};
 use bus::epoch;
 use bus::stream::{self, StreamState};
 use futures_util::StreamExt;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use schemas::codec;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::{Clock as _, SystemClock, UnixNanos};
@@ -26,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::store::sqlite::content;
 use crate::store::{Content, Row, TickStore};
+use metrics::Metrics;
 use sweeper::Sweeper;
 
 /// The durable consumer that all recorders share.
@@ -59,50 +57,6 @@ pub struct Config<S> {
     pub store: S,
     /// The rest.
     pub args: Args,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Metrics {
-    rows: Counter,
-    dead_letters: Counter,
-    transactions: Counter,
-    failures: Counter,
-    floor: Gauge,
-    pending: Gauge<u64, AtomicU64>,
-}
-
-impl Metrics {
-    fn new(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("tickwire_recorder");
-        let metrics = Self::default();
-        registry.register("rows", "Messages stored", metrics.rows.clone());
-        registry.register(
-            "dead_letters",
-            "Messages that are no ticks",
-            metrics.dead_letters.clone(),
-        );
-        registry.register(
-            "transactions",
-            "Transactions committed",
-            metrics.transactions.clone(),
-        );
-        registry.register(
-            "failures",
-            "Transactions that failed",
-            metrics.failures.clone(),
-        );
-        registry.register(
-            "floor",
-            "Everything up to this sequence is stored",
-            metrics.floor.clone(),
-        );
-        registry.register(
-            "pending",
-            "Messages of the stream not stored yet",
-            metrics.pending.clone(),
-        );
-        metrics
-    }
 }
 
 struct Recorder<S> {
@@ -140,7 +94,7 @@ pub async fn run<S: TickStore>(
     let days = Some(config.args.history_days).filter(|days| *days > 0);
     let keep = days.map(|days| DAY * u32::from(days));
     let mut recorder = Recorder {
-        sweeper: Sweeper::new(keep, cx.register(sweeper::Metrics::new)),
+        sweeper: Sweeper::new(keep, metrics.clone()),
         config,
         cx,
         metrics,

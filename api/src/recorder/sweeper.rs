@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use tracing::{info, warn};
 
+use super::metrics::Metrics;
 use crate::store::{Series, StoreError, TickStore};
 
 /// How often there is something to delete.
@@ -16,30 +15,6 @@ const EVERY: Duration = Duration::from_hours(1);
 /// The most rows deleted between two transactions: more than one stores, so that recording at full
 /// speed does not outgrow it.
 const ROWS: u64 = 4_000;
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Metrics {
-    rows: Counter,
-    failures: Counter,
-}
-
-impl Metrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("tickwire_recorder");
-        let metrics = Self::default();
-        registry.register(
-            "deleted",
-            "Rows deleted because they were old",
-            metrics.rows.clone(),
-        );
-        registry.register(
-            "delete_failures",
-            "Times that deleting was put off by an error",
-            metrics.failures.clone(),
-        );
-        metrics
-    }
-}
 
 /// One way through all series.
 #[derive(Debug)]
@@ -73,7 +48,7 @@ impl Sweeper {
     pub(super) async fn step(&mut self, store: &impl TickStore, stream: &str, now: UnixNanos) {
         let Some(keep) = self.keep else { return };
         if let Err(problem) = self.try_step(store, stream, (now, keep)).await {
-            self.metrics.failures.inc();
+            self.metrics.delete_failures.inc();
             self.way = None;
             warn!(%problem, "old history is not deleted now");
         }
@@ -102,7 +77,7 @@ impl Sweeper {
             return Ok(());
         };
         let swept = store.sweep(&way.until, way.behind.take(), ROWS).await?;
-        self.metrics.rows.inc_by(swept.rows);
+        self.metrics.deleted.inc_by(swept.rows);
         way.rows += swept.rows;
         way.behind = swept.behind;
         if !swept.done {

@@ -125,8 +125,8 @@ async fn what_was_recorded_long_ago_is_deleted_and_nothing_else() {
     assert_eq!(left(&store).await, expected(&[6, 7], &all));
     sweep(&mut sweeper, &store, hour(33 * 24)).await;
     assert_eq!(left(&store).await, expected(&[], &all));
-    assert_eq!(metrics.rows.get(), 7 * 6);
-    assert_eq!(metrics.failures.get(), 0);
+    assert_eq!(metrics.deleted.get(), 7 * 6);
+    assert_eq!(metrics.delete_failures.get(), 0);
 }
 
 #[tokio::test]
