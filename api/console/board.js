@@ -13,6 +13,7 @@ export function readable(digits) {
 export class Board {
   #rows = new Map();
   #body;
+  #calm = matchMedia('(prefers-reduced-motion: reduce)');
   #onSelect;
   #selected;
 
@@ -21,6 +22,7 @@ export class Board {
     this.#body = body;
     this.#onSelect = onSelect;
     body.addEventListener('click', (event) => this.#choose(event.target.closest('tr')));
+    body.addEventListener('animationend', ({ target }) => target.classList.remove('rise', 'fall'));
     body.addEventListener('keydown', (event) => {
       const row = event.target.closest('tr');
       if (event.key === 'Enter' || event.key === ' ') this.#choose(row);
@@ -97,6 +99,8 @@ export class Board {
   }
 
   #flash(cell, direction) {
+    // Where nothing is animated no end of it would come either.
+    if (this.#calm.matches || document.hidden) return;
     const name = direction === UP ? 'rise' : 'fall';
     if (cell.classList.contains(name)) {
       for (const animation of cell.getAnimations()) animation.currentTime = 0;
@@ -104,7 +108,6 @@ export class Board {
     }
     cell.classList.remove('rise', 'fall');
     cell.classList.add(name);
-    cell.addEventListener('animationend', () => cell.classList.remove(name), { once: true });
   }
 
   #choose(row) {

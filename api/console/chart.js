@@ -4,6 +4,9 @@ import { CandlestickSeries, HistogramSeries, createChart } from './vendor/lightw
 import { readable } from './board.js';
 
 const PAGE = 1000;
+/** Bars that are kept at least once there are so many, and how many more before the oldest go. */
+const KEPT = 5000;
+const SPARE = 500;
 const UP = '#36c5a0';
 const DOWN = '#f0616d';
 
@@ -27,14 +30,17 @@ export class Chart {
   #last;
   #legend;
   #loading = false;
+  /** Once bars were forgotten: the start of the oldest that was not. */
+  #oldest;
   #next;
   #query;
+  #stale = false;
   #view = 0;
   #volumes;
 
-  constructor(container, legend) {
+  constructor(container, legend, create = createChart) {
     this.#legend = legend;
-    this.#chart = createChart(container, {
+    this.#chart = create(container, {
       autoSize: true,
       layout: { background: { color: '#10161d' }, textColor: '#8494a5', attributionLogo: true },
       grid: { vertLines: { color: '#18212b' }, horzLines: { color: '#18212b' } },
@@ -62,6 +68,7 @@ export class Chart {
     this.#bars = new Map();
     this.#last = undefined;
     this.#next = undefined;
+    this.#oldest = undefined;
     this.#draw();
     const page = await this.#page(this.#query);
     if (view !== this.#view) return undefined;
@@ -77,14 +84,17 @@ export class Chart {
     const time = seconds(bar.t0);
     const held = this.#bars.get(time);
     if (held?.k === 'bar' && bar.k === 'form') return;
+    if (this.#oldest !== undefined && time < this.#oldest) return;
     this.#bars.set(time, bar);
-    if (this.#last !== undefined && time < this.#last) {
-      this.#draw();
-    } else {
+    if (this.#last === undefined || time >= this.#last) {
       this.#last = time;
-      this.#candles.update(candle(bar));
-      this.#volumes.update(volume(bar));
+      this.#update(bar);
       this.#describe(bar);
+      this.#trim();
+    } else if (held === undefined) {
+      this.#redraw();
+    } else if (!this.#stale) {
+      this.#update(bar, true);
     }
   }
 
@@ -93,8 +103,29 @@ export class Chart {
     return [...this.#bars.values()].sort((a, b) => seconds(a.t0) - seconds(b.t0));
   }
 
+  #update(bar, historical = false) {
+    this.#candles.update(candle(bar), historical);
+    this.#volumes.update(volume(bar), historical);
+  }
+
+  /** Draws everything, once for all that comes until the next frame. */
+  #redraw() {
+    if (this.#stale) return;
+    this.#stale = true;
+    requestAnimationFrame(() => this.#draw());
+  }
+
+  /** Forgets the oldest bars; what lies before them is not loaded again. */
+  #trim() {
+    if (this.#bars.size <= KEPT + SPARE) return;
+    this.#bars = new Map(this.bars().slice(-KEPT).map((bar) => [seconds(bar.t0), bar]));
+    this.#oldest = this.#bars.keys().next().value;
+    this.#next = undefined;
+    this.#draw();
+  }
+
   async #older() {
-    if (this.#loading || !this.#next) return;
+    if (this.#loading || !this.#next || this.#bars.size >= KEPT) return;
     this.#loading = true;
     const view = this.#view;
     try {
@@ -122,6 +153,7 @@ export class Chart {
   }
 
   #draw() {
+    this.#stale = false;
     const bars = this.bars();
     const last = bars.at(-1);
     if (last) {

@@ -123,8 +123,9 @@ class Console {
 
   #tick({ tick, snapshot }) {
     this.#seen += 1;
-    // Quotes are conflated at this page's own wish: trades alone tell how fast delivery is.
-    if (!snapshot && tick.k === 'trade') this.#latencies.push({ at: performance.now(), ms: performance.timeOrigin + performance.now() - Number(tick.tr.slice(0, -3)) / 1000 });
+    // Quotes are conflated at this page's own wish: trades alone tell how fast delivery is. A page
+    // that nobody sees gets its messages late, and its timers later.
+    if (!document.hidden && !snapshot && tick.k === 'trade') this.#latencies.push({ at: performance.now(), ms: performance.timeOrigin + performance.now() - Number(tick.tr.slice(0, -3)) / 1000 });
     if (tick.k === 'bar' || tick.k === 'form') {
       const shown = this.#selected && tick.v === this.#selected.venue && tick.y === this.#selected.symbol && tick.iv === this.#interval;
       if (shown) this.#chart.tick(tick);

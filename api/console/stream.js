@@ -13,7 +13,10 @@ export class Stream extends EventTarget {
   #dropped;
   #id = 0;
   #socket;
+  /** The socket that the server has welcomed: nothing is said on any other. */
+  #welcomed;
   #url;
+  /** By topic or pattern: `options`, and until the ack of request `id` the position `from`; then it is `held`. */
   #wanted = new Map();
   #watchdog;
 
@@ -31,7 +34,7 @@ export class Stream extends EventTarget {
 
   /** Subscribes, from a position (`{stream: {e, c}}`) if one is given. */
   subscribe(topics, options = {}, from = undefined) {
-    for (const topic of topics) this.#wanted.set(topic, options);
+    for (const topic of topics) this.#wanted.set(topic, { options, from, held: false });
     this.#ask('subscribe', topics, options, from);
   }
 
@@ -65,6 +68,7 @@ export class Stream extends EventTarget {
   #lost(socket) {
     if (socket !== this.#socket) return;
     this.#socket = undefined;
+    this.#welcomed = undefined;
     socket.onmessage = null;
     socket.close();
     clearTimeout(this.#watchdog);
@@ -79,7 +83,11 @@ export class Stream extends EventTarget {
     const verdict = this.#continuity.take(message);
     switch (message.t) {
       case 'welcome':
+        this.#welcomed = this.#socket;
         this.#resume();
+        break;
+      case 'ack':
+        this.#acknowledged(message);
         break;
       case 'd':
       case 'snap':
@@ -104,12 +112,28 @@ export class Stream extends EventTarget {
     }
   }
 
-  /** Subscribes to everything again, from where it was left. */
+  /** From now on the continuity machine knows where these stand. */
+  #acknowledged({ id, ok }) {
+    for (const { c } of ok) {
+      const want = this.#wanted.get(c);
+      if (want?.id === id) [want.held, want.from] = [true, undefined];
+    }
+  }
+
+  /** Subscribes to everything again: what was held from where it was left, the rest from where it was to begin. */
   #resume() {
-    this.#continuity.reconnecting([...this.#wanted.keys()]);
-    const from = this.#continuity.resume();
-    const groups = Map.groupBy(this.#wanted.keys(), (topic) => JSON.stringify(this.#wanted.get(topic)));
-    for (const [options, topics] of groups) this.#ask('subscribe', topics, JSON.parse(options), from);
+    const held = [...this.#wanted.keys()].filter((topic) => this.#wanted.get(topic).held);
+    this.#continuity.reconnecting(held);
+    const resumption = this.#continuity.resume();
+    const groups = new Map();
+    for (const [topic, want] of this.#wanted) {
+      const key = JSON.stringify([want.options, want.held, want.from]);
+      if (!groups.has(key)) groups.set(key, { ...want, topics: [] });
+      groups.get(key).topics.push(topic);
+    }
+    for (const { topics, options, held: before, from } of groups.values()) {
+      this.#ask('subscribe', topics, options, before ? resumption : from);
+    }
     const pause = this.#dropped === undefined ? undefined : performance.now() - this.#dropped;
     this.#dropped = undefined;
     this.#backoff = FIRST_PAUSE;
@@ -122,10 +146,13 @@ export class Stream extends EventTarget {
   }
 
   #ask(op, topics, options = {}, from = undefined) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return;
+    // What is asked for without a connection is asked for when there is one.
+    if (this.#welcomed?.readyState !== WebSocket.OPEN || topics.length === 0) return;
     const id = ++this.#id;
-    if (op === 'subscribe') this.#continuity.subscribing(id, from ?? {});
-    else this.#continuity.unsubscribing(id);
+    if (op === 'subscribe') {
+      this.#continuity.subscribing(id, from ?? {});
+      for (const topic of topics) if (this.#wanted.has(topic)) this.#wanted.get(topic).id = id;
+    } else this.#continuity.unsubscribing(id);
     this.#socket.send(JSON.stringify([{ op, id, topics, ...options, ...(from && { from }) }]));
   }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{Instrument as _, info_span};
 
 use crate::store::TickStore;
 use latest::Latest;
@@ -45,8 +46,8 @@ pub struct Config<S> {
     pub stream: String,
     /// Where history is read.
     pub store: S,
-    /// Where pages find the WebSocket: `ws://host:port`; its host is replaced by the page's own
-    /// where it is loopback.
+    /// Where pages find the WebSocket: `ws://host:port`; a loopback host is replaced by the one that
+    /// the page was loaded from.
     pub ws: String,
 }
 
@@ -143,6 +144,7 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .route("/v1/latest", get(latest::latest::<S>))
         .route("/console.json", get(settings::<S>))
         .fallback(console::asset::<S>)
+        .method_not_allowed_fallback(async || Problem::method())
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal().into_response()
         }))
@@ -164,7 +166,8 @@ async fn around<S: TickStore + 'static>(
     let route = route.map_or_else(|| "page".to_owned(), |path| path.as_str().to_owned());
     let number = api.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let id = format!("{:x}-{number:x}", api.nonce);
-    let mut response = match timeout(DEADLINE, next.run(request)).await {
+    let span = info_span!("request", id);
+    let mut response = match timeout(DEADLINE, next.run(request).instrument(span)).await {
         Ok(response) => response,
         Err(_) => {
             Problem::unavailable(&format!("not answered within {DEADLINE:?}")).into_response()
@@ -182,8 +185,14 @@ async fn around<S: TickStore + 'static>(
     response
 }
 
-async fn settings<S: TickStore + 'static>(State(api): State<Arc<Api<S>>>) -> Response {
+async fn settings<S: TickStore + 'static>(
+    State(api): State<Arc<Api<S>>>,
+    headers: HeaderMap,
+) -> Response {
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({ "ws": api.config.ws, "stream": api.config.stream, "version": version }))
-        .into_response()
+    let ws = console::websocket(&api.config.ws, &headers);
+    Json(json!({ "ws": ws, "stream": api.config.stream, "version": version })).into_response()
 }
+
+#[cfg(test)]
+mod tests;

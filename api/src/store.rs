@@ -143,15 +143,26 @@ pub struct Page {
     pub progress: Option<Progress>,
 }
 
+/// What was deleted, and what is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// How many rows were deleted.
+    pub rows: u64,
+    /// The last series that is done, if any is.
+    pub behind: Option<Series>,
+    /// Whether it was the last of all.
+    pub done: bool,
+}
+
 /// Why the store could not do what was asked; it may be able to later.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database refused or failed.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The database's tables could not be brought up to date.
     #[error("database tables: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
     /// A stored value is not what was written.
     #[error("stored {field} {value:?} is damaged")]
     Damaged {
@@ -160,6 +171,19 @@ pub enum StoreError {
         /// What it holds.
         value: String,
     },
+}
+
+// No sources: what the driver says tells them already, and a chain would tell them twice.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(error)
+    }
 }
 
 /// A database of ticks.
@@ -224,6 +248,32 @@ pub trait TickStore: Send + Sync {
         after: Option<(&str, &str)>,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
+
+    /// Notes where recording of `stream` stands `now`, and tells where it stood at `before`, or at the
+    /// latest time before that was noted: up to there everything was recorded before then.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn stood(
+        &self,
+        stream: &str,
+        now: UnixNanos,
+        before: UnixNanos,
+    ) -> impl Future<Output = Result<Vec<(Epoch, StreamSeq)>, StoreError>> + Send;
+
+    /// Deletes events and one-second bars up to these positions: at most `limit` of them, beginning
+    /// with the series behind `behind`, or the first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn sweep(
+        &self,
+        until: &[(Epoch, StreamSeq)],
+        behind: Option<Series>,
+        limit: u64,
+    ) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 
     /// Counts dead letters.
     ///

@@ -127,6 +127,9 @@ pub(crate) struct RecorderArgs {
     store: StoreArgs,
 
     #[command(flatten)]
+    recorder: api::recorder::Args,
+
+    #[command(flatten)]
     stream: StreamName,
 
     #[command(flatten)]
@@ -236,6 +239,7 @@ pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
     let config = api::recorder::Config {
         stream: args.stream.stream,
         store,
+        args: args.recorder,
     };
     alone(RECORDER, args.process, |cx, stop| {
         api::recorder::run(config, cx, stop)

@@ -66,6 +66,9 @@ pub(crate) struct UpArgs {
     fanout: fanout::Args,
 
     #[command(flatten)]
+    recorder: api::recorder::Args,
+
+    #[command(flatten)]
     size: roles::StoreSize,
 
     #[command(flatten)]
@@ -124,6 +127,7 @@ struct Roles {
     ingest: ingest::Config,
     fanout: fanout::Config,
     store: Sqlite,
+    recorder: api::recorder::Args,
     http: TcpListener,
     ws: TcpListener,
 }
@@ -151,6 +155,7 @@ impl Up {
             ingest,
             fanout,
             store,
+            recorder: args.recorder,
             http,
             ws,
         };
@@ -217,6 +222,7 @@ impl Roles {
         let config = api::recorder::Config {
             stream: self.stream,
             store: self.store,
+            args: self.recorder,
         };
         let role = roles::RECORDER;
         process::start(supervisor, role, settings(role)?, surface, |cx, stop| {

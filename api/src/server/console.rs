@@ -1,12 +1,14 @@
 //! The console's files, embedded in the program.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
@@ -27,12 +29,12 @@ pub(super) async fn asset<S: TickStore>(
 ) -> Response {
     let path = uri.path().trim_start_matches('/');
     let path = if path.is_empty() { "index.html" } else { path };
-    if method != Method::GET && method != Method::HEAD {
-        return Problem::not_found("this path takes no such method").into_response();
-    }
     let Some(file) = Files::get(path) else {
         return Problem::not_found("there is no such path").into_response();
     };
+    if method != Method::GET && method != Method::HEAD {
+        return Problem::method().into_response();
+    }
     let digest = file
         .metadata
         .sha256_hash()
@@ -60,12 +62,36 @@ pub(super) async fn asset<S: TickStore>(
     let policy = format!(
         "default-src 'self'; connect-src 'self' {}; style-src 'self' 'unsafe-inline'; \
          img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        api.config.ws
+        websocket(&api.config.ws, &headers)
     );
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         fields.insert(CONTENT_SECURITY_POLICY, policy);
     }
     response
+}
+
+/// Where a page finds the WebSocket. Loopback means the page's own host, by the name that the page
+/// was loaded under: browsers do not take `localhost` and `127.0.0.1` for the same.
+pub(super) fn websocket(ws: &str, headers: &HeaderMap) -> String {
+    let replaced = || {
+        let ws: Uri = ws.parse().ok()?;
+        let own = headers.get(HOST)?.to_str().ok()?;
+        let own: Authority = own.parse().ok()?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        let (scheme, port) = (ws.scheme_str()?, ws.port_u16());
+        (is_loopback(ws.host()?) && own.host().bytes().all(plain)).then(|| {
+            let port = port.map_or(String::new(), |port| format!(":{port}"));
+            let path = ws.path().trim_end_matches('/');
+            format!("{scheme}://{}{port}{path}", own.host())
+        })
+    };
+    replaced().unwrap_or_else(|| ws.to_owned())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let local = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(local)
 }
 
 fn kind_of(path: &str) -> &'static str {

@@ -16,8 +16,8 @@ use tracing::error;
 
 use super::Api;
 use super::problem::Problem;
-use super::query::{Parameters, write_place};
-use crate::store::{Found, Progress, Range, Series, TickStore};
+use super::query::{Mark, Parameters};
+use crate::store::{Found, Progress, RECORDED, Range, Series, TickStore};
 
 type Pairs = Query<Vec<(String, String)>>;
 type Answer = Result<Response, Problem>;
@@ -78,25 +78,25 @@ async fn page<S: TickStore>(api: &Api<S>, series: Series, mut parameters: Parame
         from: from.unwrap_or(UnixNanos::new(i64::MIN)),
         to: to.unwrap_or(UnixNanos::new(i64::MAX)),
         descending,
-        after,
+        after: after.map(|mark| mark.place),
         limit: limit + 1,
     };
     let mut page = api.config.store.page(&api.config.stream, &range).await?;
     let kept = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = page.rows.len() > kept;
     page.rows.truncate(kept);
-    let next = page
-        .rows
-        .last()
-        .filter(|_| more)
-        .map(|row| write_place((row.at, row.epoch, row.seq)));
+    let covered = after.map_or(page.progress, |mark| mark.covered);
+    let next = page.rows.last().filter(|_| more).map(|row| {
+        let place = (row.at, row.epoch, row.seq);
+        Mark { place, covered }.write()
+    });
     // Live continues from a page only if nothing newer of the series was left out of it.
     let newest = to.is_none() && if descending { after.is_none() } else { !more };
     Ok(list(
         &api.config.stream,
         &page.rows,
         next,
-        page.progress.filter(|_| newest),
+        covered.filter(|_| newest),
     ))
 }
 
@@ -111,6 +111,7 @@ pub(super) async fn ticks<S: TickStore>(
     let sequence = |text: Option<u64>, default| StreamSeq::new(text.unwrap_or(default));
     let after = sequence(parameters.optional("after")?, 0);
     let until = sequence(parameters.optional("until")?, u64::MAX >> 1);
+    let after = after.max(sequence(parameters.optional("cursor")?, 0));
     let stream = parameters
         .text("stream")
         .unwrap_or_else(|| api.config.stream.clone());
@@ -141,10 +142,13 @@ pub(super) async fn ticks<S: TickStore>(
             _,
         ) => Series::Events(kind, venue, symbol),
         (kind, _) => {
-            return Err(Problem::parameter(
-                "topic",
-                format!("{kind} ticks are not recorded one by one"),
-            ));
+            let why = if RECORDED.contains(&kind) {
+                "only the latest of a topic is kept"
+            } else {
+                "they are not recorded"
+            };
+            let detail = format!("there is no history of {kind} ticks: {why}");
+            return Err(Problem::not_found(detail));
         }
     };
     let mut rows = api

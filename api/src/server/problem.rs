@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457): what is wrong, which parameter, which limit.
 
 use axum::Json;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bus::api::ApiError;
@@ -31,11 +31,21 @@ impl Problem {
     }
 
     /// Nothing is there.
-    pub(super) fn not_found(detail: &str) -> Self {
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             title: "no such resource",
-            detail: detail.to_owned(),
+            detail: detail.into(),
+            parameter: None,
+        }
+    }
+
+    /// Something is there, and only to be read.
+    pub(super) fn method() -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            title: "no such method",
+            detail: "this path takes GET and HEAD".to_owned(),
             parameter: None,
         }
     }
@@ -64,7 +74,13 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
         error!(%problem, "history cannot be read");
-        Self::unavailable("the database does not answer")
+        match problem {
+            // Asking again does not mend it.
+            StoreError::Damaged { .. } => Self::internal(),
+            StoreError::Database(_) | StoreError::Migrate(_) => {
+                Self::unavailable("the database does not answer")
+            }
+        }
     }
 }
 
@@ -87,6 +103,9 @@ impl IntoResponse for Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD"));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use schemas::position::{Epoch, StreamSeq};
+use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 
 use super::problem::Problem;
-use crate::store::Place;
+use crate::store::{Place, Progress};
 
 /// The most items of one page.
 pub(super) const MAX_LIMIT: u32 = 10_000;
@@ -98,12 +98,12 @@ impl Parameters {
     }
 
     /// Behind which row a page begins.
-    pub(super) fn cursor(&mut self) -> Result<Option<Place>, Problem> {
+    pub(super) fn cursor(&mut self) -> Result<Option<Mark>, Problem> {
         let Some(text) = self.text("cursor") else {
             return Ok(None);
         };
         let wrong = || Problem::parameter("cursor", "cursor must be `next` of an earlier answer");
-        read_place(&text).map(Some).ok_or_else(wrong)
+        Mark::read(&text).map(Some).ok_or_else(wrong)
     }
 
     /// Refuses whatever was not asked for.
@@ -118,17 +118,42 @@ impl Parameters {
     }
 }
 
-/// Writes a place between rows as an opaque cursor.
-pub(super) fn write_place((at, epoch, seq): Place) -> String {
-    format!("{at}_{epoch}_{seq}")
+/// Where the next page begins, and how far the stream was recorded when the first one was read: what
+/// is recorded between two pages may lie on neither, so no later page may promise more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The last row of the page before.
+    pub(super) place: Place,
+    /// What the first page covered.
+    pub(super) covered: Option<Progress>,
 }
 
-fn read_place(text: &str) -> Option<Place> {
-    let mut parts = text.split('_');
-    let at = UnixNanos::new(parts.next()?.parse().ok()?);
-    let epoch: Epoch = parts.next()?.parse().ok()?;
-    let seq = StreamSeq::new(parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some((at, epoch, seq))
+impl Mark {
+    /// Writes it as an opaque cursor.
+    pub(super) fn write(self) -> String {
+        let (at, epoch, seq) = self.place;
+        let covered = self
+            .covered
+            .map(|Progress { epoch, floor }| format!("_{epoch}_{floor}"));
+        format!("{at}_{epoch}_{seq}{}", covered.unwrap_or_default())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split('_');
+        let at = UnixNanos::new(parts.next()?.parse().ok()?);
+        let epoch: Epoch = parts.next()?.parse().ok()?;
+        let seq = StreamSeq::new(parts.next()?.parse().ok()?);
+        let covered = match parts.next() {
+            None => None,
+            Some(epoch) => {
+                let (epoch, floor): (Epoch, Cursor) =
+                    (epoch.parse().ok()?, parts.next()?.parse().ok()?);
+                Some(Progress { epoch, floor })
+            }
+        };
+        let place = (at, epoch, seq);
+        parts.next().is_none().then_some(Self { place, covered })
+    }
 }
 
 #[cfg(test)]
@@ -136,15 +161,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_written_and_read() {
-        let place = (
-            UnixNanos::new(-5),
-            Epoch::new(UnixNanos::new(77), 3),
-            StreamSeq::new(9),
-        );
-        assert_eq!(read_place(&write_place(place)), Some(place));
-        for bad in ["", "1", "1_2", "1_4d-3_x", "1_4d-3_9_9"] {
-            assert_eq!(read_place(bad), None, "{bad}");
+    fn cursors_are_written_and_read() {
+        let epoch = Epoch::new(UnixNanos::new(77), 3);
+        let place = (UnixNanos::new(-5), epoch, StreamSeq::new(9));
+        let floor = Cursor::new(StreamSeq::new(8), UnixNanos::new(1_000));
+        for covered in [None, Some(Progress { epoch, floor })] {
+            let mark = Mark { place, covered };
+            assert_eq!(Mark::read(&mark.write()), Some(mark));
+        }
+        for bad in [
+            "",
+            "1",
+            "1_2",
+            "1_4d-3_x",
+            "1_4d-3_9_9",
+            "1_4d-3_9_4d-3",
+            "1_4d-3_9_4d-3_8",
+            "1_4d-3_9_4d-3_8.00000001_1",
+        ] {
+            assert_eq!(Mark::read(bad), None, "{bad}");
         }
     }
 }

@@ -4,6 +4,8 @@
 //! lose the last transactions, which the broker then delivers again, because progress is lost with
 //! them.
 
+mod sweep;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
 
-use super::{Content, Found, Page, Place, Progress, Range, Row, Series, StoreError, TickStore};
+use super::{Content, Found, Page, Progress, Range, Row, Series, StoreError, Swept, TickStore};
 
 /// How long a statement waits for a lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -167,6 +169,43 @@ fn key_of(series: &Series) -> (&'static str, &'static str, [&str; 3]) {
     }
 }
 
+/// The statement of a page; a cursor's row is bound as ?7 to ?10.
+fn page_statement(range: &Range) -> String {
+    let (table, key, _) = key_of(&range.series);
+    let (order, beyond) = if range.descending {
+        ("DESC", "<")
+    } else {
+        ("ASC", ">")
+    };
+    let behind = range.after.map_or(String::new(), |_| {
+        format!(" AND (at, created, gen, s) {beyond} (?7, ?8, ?9, ?10)")
+    });
+    format!(
+        "SELECT at, created, gen, s, payload FROM {table}
+         WHERE {key} AND at >= ?4 AND at < ?5{behind}
+         ORDER BY at {order}, created {order}, gen {order}, s {order} LIMIT ?6"
+    )
+}
+
+/// From when to when rows can lie on a page: nothing on the far side of the cursor's time is read.
+fn span_of(range: &Range) -> (i64, i64) {
+    let (from, to) = (range.from.get(), range.to.get());
+    match range.after {
+        None => (from, to),
+        Some((at, _, _)) if range.descending => (from, to.min(at.get().saturating_add(1))),
+        Some((at, _, _)) => (from.max(at.get()), to),
+    }
+}
+
+/// The statement for ticks by position.
+fn position_statement(series: &Series) -> String {
+    let (table, key, _) = key_of(series);
+    format!(
+        "SELECT at, created, gen, s, payload FROM {table}
+         WHERE {key} AND created = ?4 AND gen = ?5 AND s > ?6 AND s <= ?7 ORDER BY s LIMIT ?8"
+    )
+}
+
 impl TickStore for Sqlite {
     async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
         let mut connection = self.writer.acquire().await?;
@@ -209,39 +248,27 @@ impl TickStore for Sqlite {
     }
 
     async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
-        let (table, key, values) = key_of(&range.series);
-        let (order, beyond) = if range.descending {
-            ("DESC", "<")
-        } else {
-            ("ASC", ">")
-        };
-        let sql = format!(
-            "SELECT at, created, gen, s, payload FROM {table}
-             WHERE {key} AND at >= ?4 AND at < ?5
-               AND (?6 IS NULL OR (at, created, gen, s) {beyond} (?6, ?7, ?8, ?9))
-             ORDER BY at {order}, created {order}, gen {order}, s {order} LIMIT ?10"
-        );
-        let after: Option<Place> = range.after;
+        let (_, _, values) = key_of(&range.series);
+        let (from, to) = span_of(range);
         let mut snapshot = self.readers.begin().await?;
         let progress =
             sqlx::query("SELECT created, gen, floor, at FROM progress WHERE stream = ?1")
                 .bind(stream)
                 .fetch_optional(&mut *snapshot)
                 .await?;
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(page_statement(range)));
         for value in values {
             query = query.bind(value);
         }
-        let rows = query
-            .bind(range.from.get())
-            .bind(range.to.get())
-            .bind(after.map(|(at, _, _)| at.get()))
-            .bind(after.map(|(_, epoch, _)| epoch.created().get()))
-            .bind(after.map(|(_, epoch, _)| i64::from(epoch.generation())))
-            .bind(after.map(|(_, _, seq)| int(seq)))
-            .bind(i64::from(range.limit))
-            .fetch_all(&mut *snapshot)
-            .await?;
+        query = query.bind(from).bind(to).bind(i64::from(range.limit));
+        if let Some((at, epoch, seq)) = range.after {
+            query = query
+                .bind(at.get())
+                .bind(epoch.created().get())
+                .bind(i64::from(epoch.generation()))
+                .bind(int(seq));
+        }
+        let rows = query.fetch_all(&mut *snapshot).await?;
         let progress = progress.map(|row| {
             let floor = seq_of(&row, "floor")?;
             let at = UnixNanos::new(row.try_get("at")?);
@@ -263,12 +290,8 @@ impl TickStore for Sqlite {
         (after, until): (StreamSeq, StreamSeq),
         limit: u32,
     ) -> Result<Vec<Found>, StoreError> {
-        let (table, key, values) = key_of(series);
-        let sql = format!(
-            "SELECT at, created, gen, s, payload FROM {table}
-             WHERE {key} AND created = ?4 AND gen = ?5 AND s > ?6 AND s <= ?7 ORDER BY s LIMIT ?8"
-        );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let (_, _, values) = key_of(series);
+        let mut query = sqlx::query(AssertSqlSafe(position_statement(series)));
         for value in values {
             query = query.bind(value);
         }
@@ -305,6 +328,24 @@ impl TickStore for Sqlite {
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(found).collect()
+    }
+
+    async fn stood(
+        &self,
+        stream: &str,
+        now: UnixNanos,
+        before: UnixNanos,
+    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
+        sweep::stood(self, stream, (now, before)).await
+    }
+
+    async fn sweep(
+        &self,
+        until: &[(Epoch, StreamSeq)],
+        behind: Option<Series>,
+        limit: u64,
+    ) -> Result<Swept, StoreError> {
+        sweep::sweep(self, until, behind, limit).await
     }
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
@@ -346,3 +387,6 @@ pub(crate) fn content(tick: &schemas::tick::Tick) -> Content {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,35 @@ async fn behaves(store: &impl TickStore) {
 }
 
 #[tokio::test]
+async fn sweeping_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.db");
+    let store = Sqlite::open(&path, None).await.unwrap();
+    let symbols: Vec<String> = (0..150).map(|number| format!("S{number}")).collect();
+    let mut rows = Vec::new();
+    for seq in 1..=7 {
+        rows.extend(symbols.iter().map(|symbol| trade(symbol, 5, seq)));
+    }
+    store.record(epoch(1), &rows).await.unwrap();
+    let until = [(epoch(1), StreamSeq::new(5))];
+    let (mut behind, mut deleted) = (None, 0);
+    loop {
+        let swept = store.sweep(&until, behind, 3).await.unwrap();
+        assert!(swept.rows <= 3);
+        deleted += swept.rows;
+        behind = swept.behind;
+        if swept.done {
+            break;
+        }
+    }
+    assert_eq!(deleted, 150 * 5);
+    for symbol in symbols {
+        let left = seqs(&store, &trades(&symbol, false, None, 100)).await;
+        assert_eq!(left, [6, 7], "{symbol}");
+    }
+}
+
+#[tokio::test]
 async fn sqlite_behaves() {
     let dir = tempfile::tempdir().unwrap();
     let store = Sqlite::open(&dir.path().join("history.db"), None)
@@ -154,6 +183,8 @@ async fn a_full_disk_stores_nothing_of_a_batch_and_harms_nothing() {
     }
     let refused = store.record(epoch(1), &large).await;
     assert!(matches!(refused, Err(StoreError::Database(_))));
+    let told = format!("{:#}", anyhow::Error::from(refused.unwrap_err()));
+    assert_eq!(told.matches("is full").count(), 1, "{told}");
     assert_eq!(seqs(&store, &trades("A", false, None, 100)).await, [1]);
     store.record(epoch(1), &[trade("A", 2, 2)]).await.unwrap();
     assert_eq!(seqs(&store, &trades("A", false, None, 100)).await, [1, 2]);

@@ -1,0 +1,273 @@
+//! Requests over real connections to a real database; only the broker is missing.
+
+use schemas::codec;
+use schemas::id::Kind;
+use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::time::UnixNanos;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::store::sqlite::{Sqlite, content};
+use crate::store::{Content, Row, StoreError};
+
+struct World {
+    store: Sqlite,
+    address: SocketAddr,
+    _dir: TempDir,
+    _tasks: JoinSet<()>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// What a client reads of a refusal: it is problem+json, and its status is the answer's.
+    fn problem(&self) -> Value {
+        assert!(
+            self.head.contains("application/problem+json"),
+            "{}",
+            self.head
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        problem
+    }
+}
+
+impl World {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&dir.path().join("history.db"), None)
+            .await
+            .unwrap();
+        let client = async_nats::ConnectOptions::new()
+            .retry_on_initial_connect()
+            .connect("127.0.0.1:1")
+            .await
+            .unwrap();
+        let api = Arc::new(Api {
+            config: Config {
+                stream: "T".to_owned(),
+                store: store.clone(),
+                ws: "ws://127.0.0.1:8081".to_owned(),
+            },
+            latest: Latest::new(client, "T".to_owned()),
+            metrics: Metrics::new(&mut Registry::default()),
+            nonce: 1,
+            count: std::sync::atomic::AtomicU64::new(0),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, router(api)).await.unwrap() });
+        Self {
+            store,
+            address,
+            _dir: dir,
+            _tasks: tasks,
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, host: &str) -> Answer {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let reading = socket.read_to_string(&mut answer);
+        timeout(DEADLINE * 2, reading).await.unwrap().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer {
+            status,
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "127.0.0.1").await
+    }
+
+    /// Records trades of `x` `A`: (event time, sequence).
+    async fn trades(&self, trades: &[(i64, u64)]) {
+        let rows: Vec<Row> = trades.iter().map(|(at, seq)| trade(*at, *seq)).collect();
+        self.store.record(epoch(), &rows).await.unwrap();
+    }
+
+    async fn recorded_up_to(&self, seq: u64) {
+        let (seq, at) = (StreamSeq::new(seq), UnixNanos::new(1_000));
+        self.store.advance("T", epoch(), seq, at).await.unwrap();
+    }
+}
+
+/// The sequences on a page.
+fn seqs(page: &Value) -> Vec<u64> {
+    let items = page["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["s"].as_u64().unwrap())
+        .collect()
+}
+
+fn epoch() -> Epoch {
+    Epoch::new(UnixNanos::new(5), 0)
+}
+
+fn trade(at: i64, seq: u64) -> Row {
+    let tick = serde_json::from_value(json!({
+        "k": "trade", "v": "x", "y": "A", "te": at.to_string(), "tr": at.to_string(),
+        "i": seq.to_string(), "p": "1.5", "z": "2", "sd": "buy",
+    }));
+    let tick = tick.unwrap();
+    let content = content(&tick);
+    assert!(matches!(
+        content,
+        Content::Event {
+            kind: Kind::Trade,
+            ..
+        }
+    ));
+    Row {
+        seq: StreamSeq::new(seq),
+        content,
+        payload: codec::to_msgpack(&tick).unwrap().into(),
+    }
+}
+
+#[tokio::test]
+async fn live_goes_on_from_what_the_first_page_covered() {
+    let world = World::start().await;
+    world.trades(&[(10, 1), (20, 2), (30, 3)]).await;
+    world.recorded_up_to(3).await;
+    let path = "/v1/trades?venue=x&symbol=A&limit=2";
+    let first = world.get(path).await.json();
+    assert_eq!(first["pos"], Value::Null, "more is to come");
+    // Late: its time is on the page that was read already.
+    world.trades(&[(15, 4)]).await;
+    world.recorded_up_to(4).await;
+    let next = first["next"].as_str().unwrap();
+    let last = world.get(&format!("{path}&cursor={next}")).await.json();
+    assert_eq!((seqs(&first), seqs(&last)), (vec![1, 2], vec![3]));
+    let covered = Cursor::new(StreamSeq::new(3), UnixNanos::new(1_000));
+    assert_eq!(
+        last["pos"]["T"],
+        json!({ "e": epoch(), "c": covered }),
+        "no page showed 4"
+    );
+    let refused = world.get(&format!("{path}&cursor=1_2")).await;
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.problem()["parameter"], "cursor");
+}
+
+#[tokio::test]
+async fn what_is_not_answered_is_a_problem_with_the_right_status() {
+    let world = World::start().await;
+    for (method, path, status) in [
+        ("POST", "/", 405),
+        ("DELETE", "/console.css", 405),
+        ("POST", "/nowhere", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/nowhere", 404),
+        ("POST", "/v1/trades", 405),
+        ("PUT", "/console.json", 405),
+        ("GET", "/v1/trades?venue=x&symbol=A&limit=0", 400),
+        ("GET", "/v1/trades?venue=x&symbol=A&a=%FF", 400),
+    ] {
+        let answer = world.ask(method, path, "127.0.0.1").await;
+        assert_eq!(answer.status, status, "{method} {path}");
+        answer.problem();
+        let allowed = answer.head.contains("allow: GET,HEAD");
+        assert_eq!(allowed, status == 405, "{method} {path}: {}", answer.head);
+    }
+    assert_eq!(world.ask("HEAD", "/", "127.0.0.1").await.status, 200);
+}
+
+#[test]
+fn what_is_damaged_is_not_asked_for_again() {
+    let (field, value) = ("gen", "-1".to_owned());
+    let damaged = Problem::from(StoreError::Damaged { field, value }).into_response();
+    assert_eq!(damaged.status(), 500);
+    let closed = Problem::from(StoreError::Database(sqlx::Error::PoolClosed)).into_response();
+    assert_eq!(closed.status(), 503);
+}
+
+#[tokio::test]
+async fn a_page_keeps_the_name_that_it_was_loaded_under() {
+    let world = World::start().await;
+    for (host, ws) in [
+        ("localhost:8080", "ws://localhost:8081"),
+        ("[::1]:8080", "ws://[::1]:8081"),
+        ("127.0.0.1", "ws://127.0.0.1:8081"),
+        ("trading.example", "ws://trading.example:8081"),
+        ("a;script-src", "ws://127.0.0.1:8081"),
+    ] {
+        let settings = world.ask("GET", "/console.json", host).await;
+        assert_eq!(settings.json()["ws"], ws, "{host}");
+        let page = world.ask("GET", "/", host).await;
+        let policy = format!("connect-src 'self' {ws};");
+        assert!(page.head.contains(&policy), "{host}: {}", page.head);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert("host", HeaderValue::from_static("localhost"));
+    for (ws, expected) in [
+        ("wss://ticks.example", "wss://ticks.example"),
+        ("ws://0.0.0.0:1", "ws://localhost:1"),
+        ("ws://LocalHost:1/x", "ws://localhost:1/x"),
+        ("nonsense", "nonsense"),
+    ] {
+        assert_eq!(console::websocket(ws, &headers), expected);
+    }
+}
+
+#[tokio::test]
+async fn ticks_by_position_are_paged_like_every_list() {
+    let world = World::start().await;
+    world.trades(&[(30, 1), (20, 2), (10, 3)]).await;
+    let path = format!(
+        "/v1/ticks?topic=trade.x.A&epoch={}&after=0&limit=2",
+        epoch()
+    );
+    let first = world.get(&path).await.json();
+    let next = first["next"].as_str().unwrap();
+    let last = world.get(&format!("{path}&cursor={next}")).await.json();
+    assert_eq!((seqs(&first), seqs(&last)), (vec![1, 2], vec![3]));
+    assert_eq!(last["next"], Value::Null);
+    let wrong = world.get(&format!("{path}&cursor=x")).await;
+    assert_eq!(wrong.problem()["parameter"], "cursor");
+}
+
+#[tokio::test]
+async fn a_kind_without_history_is_not_found() {
+    let world = World::start().await;
+    for (topic, why) in [
+        (
+            "form.x.A.1m",
+            "there is no history of form ticks: they are not recorded",
+        ),
+        (
+            "book.x.A",
+            "there is no history of book ticks: they are not recorded",
+        ),
+        (
+            "stat.x.A",
+            "there is no history of stat ticks: only the latest of a topic is kept",
+        ),
+    ] {
+        let path = format!("/v1/ticks?topic={topic}&epoch={}&after=0&until=9", epoch());
+        let answer = world.get(&path).await;
+        assert_eq!(answer.status, 404, "{topic}");
+        assert_eq!(answer.problem()["detail"], why);
+    }
+}
