@@ -172,7 +172,10 @@ async fn provision(way: &Way, surface: &Surface, spec: &StreamSpec, data: &Path)
 /// A broker that cannot read a stream's files leaves the stream out; a new one in its place would
 /// hide that everything stored is lost.
 async fn refuse_damage(client: &Client, spec: &StreamSpec, data: &Path) -> Result<()> {
-    let files = data.join("nats/jetstream/$G/streams").join(&spec.name);
+    let streams = Path::new(config::DATA)
+        .join(config::ACCOUNT)
+        .join("streams");
+    let files = data.join("nats").join(streams).join(&spec.name);
     if !files.exists() {
         return Ok(());
     }
