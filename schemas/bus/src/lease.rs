@@ -135,17 +135,38 @@ impl Lease {
     pub async fn keep(mut self, client: &Client, stop: CancellationToken) -> Result<(), LeaseLost> {
         let pause = self.config.term * 3 / 10;
         loop {
+            let renewed = async {
+                sleep(pause).await;
+                self.renew(client).await
+            };
             tokio::select! {
                 () = stop.cancelled() => {
-                    let (config, nonce, revision) = (&self.config, self.nonce, self.revision);
-                    if let Err(error) = write(client, config, nonce, true, revision).await {
-                        info!(lease = self.config.name, %error, "lease not given up, it will lapse");
-                    }
+                    self.release(client).await;
                     return Ok(());
                 }
-                () = sleep(pause) => self.renew(client).await?,
+                renewed = renewed => renewed?,
             }
         }
+    }
+
+    /// Gives the lease up, if the broker is there to be told.
+    async fn release(&mut self, client: &Client) {
+        let released = match self.write_released(client).await {
+            // A renewal that was broken off may have been stored.
+            Ok(None) => match self.reread(client).await {
+                Ok(true) => self.write_released(client).await,
+                Ok(false) => return,
+                Err(error) => Err(error),
+            },
+            released => released,
+        };
+        if let Err(error) = released {
+            info!(lease = self.config.name, %error, "lease not given up, it will lapse");
+        }
+    }
+
+    async fn write_released(&self, client: &Client) -> Result<Option<StreamSeq>, ApiError> {
+        write(client, &self.config, self.nonce, true, self.revision).await
     }
 
     async fn renew(&mut self, client: &Client) -> Result<(), LeaseLost> {

@@ -7,6 +7,7 @@
 )]
 
 mod getting;
+mod leasing;
 mod provisioning;
 mod publishing;
 mod reading;

@@ -209,3 +209,19 @@ async fn a_full_buffer_holds_the_sender_back_and_loses_nothing() -> Result<()> {
     assert_same(&stored(&server).await?, 0..=sent);
     Ok(())
 }
+
+#[tokio::test]
+async fn who_has_nothing_to_store_ends_without_a_broker() -> Result<()> {
+    let mut server = Server::start().await?;
+    server.kill().await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (_sender, publisher) = publisher(&server, 1, &tally);
+    let running = run(publisher, &stop);
+    while tally.disturbed.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    // Sooner than a drain would be given up.
+    tokio::time::timeout(Duration::from_secs(15), running).await???;
+    Ok(())
+}
