@@ -38,7 +38,7 @@ pub type Connector = Arc<
 pub struct NatsArgs {
     /// The broker's address; several are separated by commas. Without one, `up` starts its own and a
     /// single role looks on this machine
-    #[arg(long, env = "TICKWIRE_NATS_URL")]
+    #[arg(long, env = "TICKWIRE_NATS_URL", hide_env_values = true)]
     pub nats_url: Option<String>,
 
     /// The user to log in as
@@ -124,8 +124,14 @@ impl NatsArgs {
     ///
     /// # Errors
     ///
-    /// A file cannot be read.
+    /// A file cannot be read, or the address holds a login: addresses are shown and logged.
     pub fn settings(&self, role: &'static str) -> Result<Settings> {
+        if self.nats_url.as_ref().is_some_and(|url| url.contains('@')) {
+            bail!(
+                "--nats-url must not hold a login: give it with --nats-user and \
+                 --nats-password-file (or --nats-password), or with --nats-creds-file"
+            );
+        }
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path)
                 .with_context(|| format!("{} cannot be read", path.display()))

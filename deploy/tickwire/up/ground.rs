@@ -35,9 +35,10 @@ impl Way {
     ///
     /// # Errors
     ///
-    /// There is no nats-server that could be started.
+    /// There is no nats-server that could be started, or the address of another cannot be used.
     pub(super) async fn choose(args: &NatsArgs, places: &Places) -> Result<Self> {
         if args.nats_url.is_some() {
+            args.settings("provision")?;
             return Ok(Self::Given(args.clone()));
         }
         if cfg!(not(target_os = "linux")) {

@@ -65,6 +65,31 @@ fn logins_that_cannot_work_are_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_login_in_the_address_is_refused_and_not_repeated() -> Result<()> {
+    for url in [
+        "nats://me:s3cret@10.0.0.1:4222",
+        "tls://s3cret@broker",
+        "me:s3cret@broker",
+        "nats://10.0.0.1, nats://me:s3cret@10.0.0.2",
+    ] {
+        let refusal = parse(&["--nats-url", url])?.settings("api").unwrap_err();
+        let refusal = format!("{refusal:#}");
+        for part in [
+            "--nats-url",
+            "--nats-user",
+            "--nats-password-file",
+            "--nats-creds-file",
+        ] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        assert!(!refusal.contains("s3cret"), "{refusal}");
+    }
+    let urls = "nats://10.0.0.1:4222, tls://broker";
+    assert_eq!(parse(&["--nats-url", urls])?.settings("api")?.url, urls);
+    Ok(())
+}
+
 #[tokio::test]
 async fn credentials_that_are_none_end_the_attempt() -> Result<()> {
     let mut file = NamedTempFile::new()?;
