@@ -137,7 +137,7 @@ fn raise_file_limit() {
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::Cli;
+    use super::{Cli, Command, Entry, run};
 
     #[test]
     fn no_two_arguments_are_in_each_others_way() {
@@ -163,6 +163,58 @@ mod tests {
             for bad in ["", "8080", "localhost", "127.0.0.1", "127.0.0.1:99999"] {
                 assert!(parse(bad).is_err(), "{flag} {bad}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_role_serves_strangers_unasked() {
+        for (role, flag) in [("fanout", "--ws"), ("api", "--http")] {
+            let cli = Cli::try_parse_from(["tickwire", role, flag, "0.0.0.0:0"]).unwrap();
+            let Entry::Command(command @ (Command::Fanout(_) | Command::Api(_))) = cli.entry else {
+                panic!("{role} is another command");
+            };
+            let refusal = run(command).await.unwrap_err().to_string();
+            assert!(
+                refusal.contains(flag) && refusal.contains("--open"),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_in_an_address_is_refused_and_not_repeated() {
+        let url = "nats://me:s3cret@127.0.0.1:4222";
+        let dir = tempfile::tempdir().unwrap();
+        let feeds = dir.path().join("feeds.toml");
+        std::fs::write(&feeds, "[[feed]]\nname = \"a\"\nsource = \"sim\"\n").unwrap();
+        let (feeds, data) = (feeds.to_str().unwrap(), dir.path().to_str().unwrap());
+        let up = [
+            "tickwire",
+            "up",
+            "--feeds",
+            feeds,
+            "--data",
+            data,
+            "--http",
+            "127.0.0.1:0",
+            "--ws",
+            "127.0.0.1:0",
+            "--ops",
+            "127.0.0.1:0",
+            "--nats-url",
+            url,
+        ];
+        let provision = ["tickwire", "provision", "--nats-url", url];
+        for arguments in [&up[..], &provision[..]] {
+            let Entry::Command(command) = Cli::try_parse_from(arguments).unwrap().entry else {
+                panic!("another command");
+            };
+            let refusal = format!("{:#}", Box::pin(run(command)).await.unwrap_err());
+            assert!(
+                refusal.contains("--nats-user") && refusal.contains("--nats-password-file"),
+                "{refusal}"
+            );
+            assert!(!refusal.contains("s3cret"), "{refusal}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use daemon::Context;
 use daemon::nats::{self, NatsArgs, Settings};
 use daemon::ops::{self, Surface};
@@ -16,6 +16,7 @@ use daemon::supervise::Supervisor;
 use futures_util::poll;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// How long the operations server may take to end.
 const OPS_GRACE: Duration = Duration::from_secs(3);
@@ -40,6 +41,15 @@ pub(crate) struct ProcessArgs {
 
     #[command(flatten)]
     nats: NatsArgs,
+}
+
+/// Who is served.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Reach {
+    /// Serve whoever can reach the address: there are no keys yet, so without this flag it has to
+    /// be a loopback address
+    #[arg(long, env = "TICKWIRE_OPEN")]
+    open: bool,
 }
 
 /// Runs one role until a signal.
@@ -131,4 +141,48 @@ pub(crate) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener>
             anyhow!(error).context(format!("{flag} {address} cannot be listened on"))
         }
     })
+}
+
+/// Listens for clients; where others than this machine's users can come, only if that is wanted.
+///
+/// # Errors
+///
+/// As [`bind`], and if strangers would be served unasked.
+pub(crate) async fn bind_for_clients(
+    flag: &str,
+    address: SocketAddr,
+    reach: Reach,
+) -> Result<TcpListener> {
+    if !address.ip().is_loopback() {
+        ensure!(
+            reach.open,
+            "{flag} {address} can be reached from other machines, and there are no keys yet: add \
+             --open (TICKWIRE_OPEN=true) to serve whoever comes, or choose a loopback address"
+        );
+        warn!(%address, "without keys, whoever can reach the address is served");
+    }
+    bind(flag, address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::{Reach, bind_for_clients};
+
+    #[tokio::test]
+    async fn strangers_are_served_only_where_that_is_wanted() {
+        let (shut, open) = (Reach { open: false }, Reach { open: true });
+        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.7:80"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let refusal = bind_for_clients("--ws", address, shut).await.unwrap_err();
+            let refusal = refusal.to_string();
+            for part in ["--ws", "--open", "TICKWIRE_OPEN=true"] {
+                assert!(refusal.contains(part), "{refusal}");
+            }
+        }
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        assert!(bind_for_clients("--ws", local, shut).await.is_ok());
+        assert!(bind_for_clients("--ws", local, open).await.is_ok());
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use api::store::sqlite::Sqlite;
 
-use crate::process::{ProcessArgs, Role, alone, bind};
+use crate::process::{ProcessArgs, Reach, Role, alone, bind_for_clients};
 use crate::provision::{StreamArgs, StreamName};
 
 /// How long everything but the spread of a drain may take.
@@ -88,6 +88,9 @@ pub(crate) struct FanoutArgs {
     ws: SocketAddr,
 
     #[command(flatten)]
+    reach: Reach,
+
+    #[command(flatten)]
     node: NodeArgs,
 
     #[command(flatten)]
@@ -142,6 +145,9 @@ pub(crate) struct ApiArgs {
     /// Where the console and the HTTP API listen
     #[arg(long, env = "TICKWIRE_HTTP", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
+
+    #[command(flatten)]
+    reach: Reach,
 
     /// Where pages find the WebSocket
     #[arg(long, env = "TICKWIRE_WS_URL", default_value = "ws://127.0.0.1:8081")]
@@ -204,7 +210,7 @@ pub(crate) async fn ingest(args: IngestArgs) -> Result<()> {
 ///
 /// It cannot be started, or failed.
 pub(crate) async fn fanout(args: FanoutArgs) -> Result<()> {
-    let listener = bind("--ws", args.ws).await?;
+    let listener = bind_for_clients("--ws", args.ws, args.reach).await?;
     let role = fanout_role(&args.fanout);
     let (stream, node) = (args.stream.stream, args.node.name());
     let config = fanout::Config {
@@ -253,7 +259,7 @@ pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
 ///
 /// It cannot be started, or failed.
 pub(crate) async fn api(args: ApiArgs) -> Result<()> {
-    let listener = bind("--http", args.http).await?;
+    let listener = bind_for_clients("--http", args.http, args.reach).await?;
     let store = open_store(&args.store.store, args.store.size).await?;
     let config = api::server::Config {
         stream: args.stream.stream,

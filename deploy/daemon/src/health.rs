@@ -2,18 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{info, warn};
+
+/// How often what can only be asked is asked while readiness is awaited.
+const ASK: Duration = Duration::from_millis(500);
 
 /// All checks of a process. Clones share them.
 #[derive(Clone)]
 pub struct Health {
-    checks: Arc<Mutex<BTreeMap<String, Check>>>,
+    checks: Arc<Mutex<BTreeMap<String, Declared>>>,
     changed: watch::Sender<bool>,
 }
+
+/// A check, and how to find out without being told. Not part of the check: what it asks may itself
+/// hold the check.
+struct Declared {
+    check: Check,
+    probe: Option<Probe>,
+}
+
+type Probe = Box<dyn Fn() -> Result<(), &'static str> + Send>;
 
 /// One check. It is down until it is first said to be ok.
 #[derive(Clone)]
@@ -63,18 +76,32 @@ impl Default for Health {
 impl Health {
     /// Declares a check, or finds the one of that name.
     pub fn check(&self, name: &str) -> Check {
-        let fresh = || Check {
-            name: name.into(),
-            state: Arc::new(Mutex::new(State {
-                down: Some("starting".to_owned()),
-                since: Instant::now(),
-            })),
-            changed: self.changed.clone(),
+        self.declared(name, |declared| declared.check.clone())
+    }
+
+    /// Declares a check that is asked as well: what `probe` says when somebody looks counts. It must
+    /// not use these checks itself.
+    pub fn ask(&self, name: &str, probe: impl Fn() -> Result<(), &'static str> + Send + 'static) {
+        self.declared(name, |declared| declared.probe = Some(Box::new(probe)));
+    }
+
+    fn declared<T>(&self, name: &str, with: impl FnOnce(&mut Declared) -> T) -> T {
+        let fresh = || Declared {
+            check: Check {
+                name: name.into(),
+                state: Arc::new(Mutex::new(State {
+                    down: Some("starting".to_owned()),
+                    since: Instant::now(),
+                })),
+                changed: self.changed.clone(),
+            },
+            probe: None,
         };
-        lock(&self.checks)
-            .entry(name.to_owned())
-            .or_insert_with(fresh)
-            .clone()
+        with(
+            lock(&self.checks)
+                .entry(name.to_owned())
+                .or_insert_with(fresh),
+        )
     }
 
     /// Says that the process is on its way out: it is not ready any more, whatever the checks say.
@@ -84,7 +111,10 @@ impl Health {
 
     /// The state of everything.
     pub fn report(&self) -> Report {
-        let finding = |check: &Check| {
+        let finding = |Declared { check, probe }: &Declared| {
+            if let Some(probe) = probe {
+                check.set(probe().err().map(str::to_owned));
+            }
             let state = lock(&check.state);
             Finding {
                 ok: state.down.is_none(),
@@ -95,7 +125,7 @@ impl Health {
         let checks = lock(&self.checks);
         let checks = checks
             .iter()
-            .map(|(name, check)| (name.clone(), finding(check)));
+            .map(|(name, declared)| (name.clone(), finding(declared)));
         let checks: BTreeMap<_, _> = checks.collect();
         let draining = *self.changed.borrow();
         Report {
@@ -113,7 +143,7 @@ impl Health {
     pub async fn ready(&self) {
         let mut changes = self.changed.subscribe();
         while !self.report().ready {
-            if changes.changed().await.is_err() {
+            if matches!(timeout(ASK, changes.changed()).await, Ok(Err(_))) {
                 return;
             }
         }
@@ -204,6 +234,27 @@ mod tests {
         assert!(health.report().ready);
         again.down("gone");
         assert!(!health.report().ready);
+    }
+
+    #[tokio::test]
+    async fn what_a_check_is_asked_counts_over_what_it_was_told() {
+        let health = Health::default();
+        let check = health.check("nats");
+        let (state, asked) = tokio::sync::watch::channel(Err("disconnected"));
+        health.ask("nats", move || *asked.borrow());
+        check.ok();
+        let report = health.report();
+        let reason = report.checks["nats"].reason.as_deref();
+        assert_eq!((report.ready, reason), (false, Some("disconnected")));
+        check.down("what was true long ago");
+        // Nobody tells that it is ready.
+        let turn = async {
+            tokio::task::yield_now().await;
+            state.send(Ok(())).unwrap();
+        };
+        let both = async { tokio::join!(health.ready(), turn) };
+        timeout(Duration::from_secs(5), both).await.unwrap();
+        assert!(health.report().ready);
     }
 
     #[tokio::test]

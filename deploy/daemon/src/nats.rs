@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +29,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// What the check says while there is no connection.
+const DISCONNECTED: &str = "disconnected from the broker";
+
 /// Makes a new connection, once: it fails if the broker cannot be reached.
 pub type Connector = Arc<
     dyn Fn() -> Pin<Box<dyn Future<Output = Result<Client, ConnectError>> + Send>> + Send + Sync,
@@ -38,7 +42,7 @@ pub type Connector = Arc<
 pub struct NatsArgs {
     /// The broker's address; several are separated by commas. Without one, `up` starts its own and a
     /// single role looks on this machine
-    #[arg(long, env = "TICKWIRE_NATS_URL")]
+    #[arg(long, env = "TICKWIRE_NATS_URL", hide_env_values = true)]
     pub nats_url: Option<String>,
 
     /// The user to log in as
@@ -124,8 +128,14 @@ impl NatsArgs {
     ///
     /// # Errors
     ///
-    /// A file cannot be read.
+    /// A file cannot be read, or the address holds a login: addresses are shown and logged.
     pub fn settings(&self, role: &'static str) -> Result<Settings> {
+        if self.nats_url.as_ref().is_some_and(|url| url.contains('@')) {
+            bail!(
+                "--nats-url must not hold a login: give it with --nats-user and \
+                 --nats-password-file (or --nats-password), or with --nats-creds-file"
+            );
+        }
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path)
                 .with_context(|| format!("{} cannot be read", path.display()))
@@ -187,14 +197,15 @@ impl Metrics {
 ///
 /// Cancel safe.
 pub async fn connect(settings: &Settings, surface: &Surface) -> Result<crate::Context> {
-    let check = surface.health.check(&format!("nats.{}", settings.role));
+    let name = format!("nats.{}", settings.role);
+    let check = surface.health.check(&name);
     check_login(&settings.login)?;
     let mut pause = Duration::from_millis(50);
     let client = loop {
         let watch = Watch {
             role: settings.role,
             check: Some(check.clone()),
-            surface: surface.clone(),
+            metrics: surface.nats.clone(),
         };
         match open(settings.clone(), watch).await {
             Ok(client) => break client,
@@ -206,6 +217,14 @@ pub async fn connect(settings: &Settings, surface: &Surface) -> Result<crate::Co
         }
     };
     check.ok();
+    // The client library drops events that it cannot queue.
+    let asked = client.clone();
+    surface
+        .health
+        .ask(&name, move || match asked.connection_state() {
+            State::Connected => Ok(()),
+            State::Pending | State::Disconnected => Err(DISCONNECTED),
+        });
     Ok(crate::Context::shared(
         client,
         connector(settings.clone(), surface),
@@ -215,12 +234,12 @@ pub async fn connect(settings: &Settings, surface: &Surface) -> Result<crate::Co
 
 /// Makes further connections with the same rights; they are nobody's health check.
 pub fn connector(settings: Settings, surface: &Surface) -> Connector {
-    let surface = surface.clone();
+    let metrics = surface.nats.clone();
     Arc::new(move || {
         let watch = Watch {
             role: settings.role,
             check: None,
-            surface: surface.clone(),
+            metrics: metrics.clone(),
         };
         Box::pin(open(settings.clone(), watch))
     })
@@ -237,7 +256,7 @@ fn check_login(login: &Login) -> Result<()> {
 struct Watch {
     role: &'static str,
     check: Option<Check>,
-    surface: Surface,
+    metrics: Metrics,
 }
 
 async fn open(settings: Settings, watch: Watch) -> Result<Client, ConnectError> {
@@ -281,14 +300,13 @@ impl Watch {
             Event::ServerError(_) => "server_error",
             Event::ClientError(_) => "client_error",
         };
-        self.surface
-            .nats
+        self.metrics
             .events
             .get_or_create(&EventLabels { role, event: label })
             .inc();
         match (event, &self.check) {
             (Event::Connected, Some(check)) => check.ok(),
-            (Event::Disconnected, Some(check)) => check.down("disconnected from the broker"),
+            (Event::Disconnected, Some(check)) => check.down(DISCONNECTED),
             (Event::Closed, Some(check)) => check.down("the connection to the broker is closed"),
             (Event::SlowConsumer(_), _) => {
                 warn!(

@@ -15,6 +15,10 @@ use rand::RngExt as _;
 const ROLES: &str = include_str!("../../nats/roles.conf");
 /// The name of the stream in that file.
 const STREAM: &str = "TICKS";
+/// The account in that file that has the streams.
+pub(crate) const ACCOUNT: &str = "TICKWIRE";
+/// Where the server keeps what its accounts store, in its directory.
+pub(crate) const DATA: &str = "jetstream";
 /// Everybody with a user in that file.
 const USERS: [&str; 6] = ["provision", "ingest", "fanout", "recorder", "api", "reader"];
 /// The name of the configuration file in the broker's directory.
@@ -94,7 +98,7 @@ fn render(spec: &StreamSpec, logins: &Logins) -> String {
          server_name: tickwire\n\
          logtime: false\n\
          jetstream {{ store_dir: \".\", max_file_store: {MAX_STORE}, sync_interval: \"10s\" }}\n\
-         # Loopback is open to every local user: who does not log in may read.\n\
+         # Loopback is open to every local user: who does not log in may read, in an account of readers.\n\
          no_auth_user: reader\n\n"
     );
     for (user, password) in &logins.passwords {

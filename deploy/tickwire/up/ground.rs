@@ -35,9 +35,10 @@ impl Way {
     ///
     /// # Errors
     ///
-    /// There is no nats-server that could be started.
+    /// There is no nats-server that could be started, or the address of another cannot be used.
     pub(super) async fn choose(args: &NatsArgs, places: &Places) -> Result<Self> {
         if args.nats_url.is_some() {
+            args.settings("provision")?;
             return Ok(Self::Given(args.clone()));
         }
         if cfg!(not(target_os = "linux")) {
@@ -172,7 +173,10 @@ async fn provision(way: &Way, surface: &Surface, spec: &StreamSpec, data: &Path)
 /// A broker that cannot read a stream's files leaves the stream out; a new one in its place would
 /// hide that everything stored is lost.
 async fn refuse_damage(client: &Client, spec: &StreamSpec, data: &Path) -> Result<()> {
-    let files = data.join("nats/jetstream/$G/streams").join(&spec.name);
+    let streams = Path::new(config::DATA)
+        .join(config::ACCOUNT)
+        .join("streams");
+    let files = data.join("nats").join(streams).join(&spec.name);
     if !files.exists() {
         return Ok(());
     }

@@ -140,22 +140,33 @@ impl Lease {
                 self.renew(client).await
             };
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => {
+                    self.release(client).await;
+                    return Ok(());
+                }
                 renewed = renewed => renewed?,
             }
         }
-        // Not to be had if a renewal is under way that was not answered: the lease lapses then.
-        match write(client, &self.config, self.nonce, true, self.revision).await {
-            Ok(Some(_)) => {}
-            Ok(None) => info!(
-                lease = self.config.name,
-                "lease not given up, it will lapse"
-            ),
-            Err(error) => {
-                info!(lease = self.config.name, %error, "lease not given up, it will lapse");
-            }
+    }
+
+    /// Gives the lease up, if the broker is there to be told.
+    async fn release(&mut self, client: &Client) {
+        let released = match self.write_released(client).await {
+            // A renewal that was broken off may have been stored.
+            Ok(None) => match self.reread(client).await {
+                Ok(true) => self.write_released(client).await,
+                Ok(false) => return,
+                Err(error) => Err(error),
+            },
+            released => released,
+        };
+        if let Err(error) = released {
+            info!(lease = self.config.name, %error, "lease not given up, it will lapse");
         }
-        Ok(())
+    }
+
+    async fn write_released(&self, client: &Client) -> Result<Option<StreamSeq>, ApiError> {
+        write(client, &self.config, self.nonce, true, self.revision).await
     }
 
     async fn renew(&mut self, client: &Client) -> Result<(), LeaseLost> {

@@ -300,16 +300,28 @@ impl Publisher {
             outcome = self.work(&stop) => Some(outcome),
             () = expired => None,
         };
-        outcome.unwrap_or_else(|| {
-            let left = shared.backlog().len() + self.chain.in_flight();
-            Err(PublishError::Undrained { left, drain })
-        })
+        let left = shared.backlog().len() + self.chain.in_flight();
+        match outcome {
+            Some(outcome) => outcome,
+            None if left == 0 => Ok(()),
+            None => Err(PublishError::Undrained { left, drain }),
+        }
     }
 
     async fn work(&mut self, stop: &CancellationToken) -> Result<(), PublishError> {
         loop {
             let Some(session) = self.session.take() else {
-                self.recover().await?;
+                let (shared, in_flight) = (Arc::clone(&self.shared), self.chain.in_flight());
+                let stopped = async {
+                    stop.cancelled().await;
+                    if in_flight > 0 || shared.backlog().len() > 0 {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    recovered = self.recover() => recovered?,
+                    () = stopped => return Ok(()),
+                }
                 self.observer.recovered();
                 continue;
             };

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use bus::provision::StreamSpec;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::{FILE, Logins, USERS, render, write};
@@ -96,20 +96,19 @@ const DELETE: &str = "$JS.API.STREAM.DELETE.TICKS";
 const RECORDER: &str = "$JS.API.CONSUMER.DELETE.TICKS.recorder";
 const NEXT: &str = "$JS.API.CONSUMER.MSG.NEXT.TICKS.recorder";
 
-#[tokio::test]
-async fn every_role_may_do_its_work_and_no_more() -> Result<()> {
-    let dir = tempfile::tempdir()?;
+/// A broker with the configuration as `up` writes it; it ends with the handle.
+async fn broker(dir: &Path) -> Result<(Child, Logins)> {
     let port = crate::broker::free_port()?;
     let logins = Logins::random(port);
-    write(dir.path(), &spec("TICKS"), &logins)?;
+    write(dir, &spec("TICKS"), &logins)?;
     let places = crate::broker::binary::Places {
         named: std::env::var_os("TICKWIRE_NATS_SERVER_BIN").map(Into::into),
         search_path: std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
         installed: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/nats-server")],
     };
-    let mut server = Command::new(places.find().await?.path)
+    let server = Command::new(places.find().await?.path)
         .args(["-c", FILE])
-        .current_dir(dir.path())
+        .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -120,7 +119,14 @@ async fn every_role_may_do_its_work_and_no_more() -> Result<()> {
         }
     };
     timeout(Duration::from_secs(30), listening).await?;
+    Ok((server, logins))
+}
 
+#[tokio::test]
+async fn every_role_may_do_its_work_and_no_more() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut server, logins) = broker(dir.path()).await?;
+    let port = logins.port;
     let all = [TICK, LEASE, READ, DELETE, RECORDER, NEXT];
     let rights = [
         ("ingest", vec![TICK, LEASE, READ]),
@@ -147,3 +153,5 @@ async fn every_role_may_do_its_work_and_no_more() -> Result<()> {
     server.kill().await?;
     Ok(())
 }
+
+mod answers;

@@ -273,3 +273,17 @@ async fn reached(count: &AtomicU64, least: u64) -> Result<()> {
     };
     Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
 }
+
+#[tokio::test]
+async fn who_has_nothing_to_store_ends_without_a_broker() -> Result<()> {
+    let mut server = Server::start().await?;
+    server.kill().await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (_sender, publisher) = publisher(&server, 1, &tally);
+    let running = run(publisher, &stop);
+    reached(&tally.disturbed, 1).await?;
+    stop.cancel();
+    // Sooner than a drain would be given up.
+    tokio::time::timeout(Duration::from_secs(15), running).await???;
+    Ok(())
+}
