@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::bars::{MAX_AHEAD, Series, credible_time_of, start_of, time_of};
 use crate::line::dedupe::Ids;
+use crate::line::is_of_a_second;
 use crate::line::plan::Plans;
 use crate::stats::Session;
 
@@ -192,7 +193,8 @@ impl<'a> Past<'a> {
             | Tick::Feed(_)
             | Tick::Inst(_) => {}
         }
-        if tick.kind().is_state() || matches!(tick, Tick::Inst(_)) {
+        let is_kept = tick.kind().is_state() || matches!(tick, Tick::Inst(_));
+        if is_kept && !is_of_a_second(&tick) {
             self.recovered.states.push((tick, time));
         }
     }
