@@ -160,10 +160,13 @@ impl Line {
         out.extend(built.corrected);
     }
 
-    /// Publishes state values whether or not they changed: where they stand counts.
+    /// Publishes state values whether or not they changed: where they stand counts. Bars of a second
+    /// go on too fast for a forming one to be worth keeping.
     fn send_state(&mut self, ticks: Vec<Tick>, now: UnixNanos, out: &mut Vec<Tick>) {
         for tick in ticks {
-            self.states.put(tick.clone(), now);
+            if !is_of_a_second(&tick) {
+                self.states.put(tick.clone(), now);
+            }
             out.push(tick);
         }
     }
@@ -233,7 +236,15 @@ impl Line {
             self.dirty.pop();
             self.send_forming(index, now, out);
         }
-        self.states.refresh(now, out);
+        let (index, instruments) = (&self.index, &self.instruments);
+        // Where a forming bar or a summary stands says which trades it holds: all before it.
+        let outdated = |tick: &Tick| {
+            let head = tick.head();
+            let key = (head.venue.clone(), head.symbol.clone());
+            let of = index.get(&key).and_then(|index| instruments.get(*index));
+            matches!(tick, Tick::Form(_) | Tick::Stat(_)) && of.is_some_and(|of| of.dirty)
+        };
+        self.states.refresh(now, outdated, out);
     }
 
     /// The clock went back: nothing waits for the time that it showed before.
@@ -282,6 +293,10 @@ impl Line {
     pub fn take_unpublished(&mut self) -> Vec<Tick> {
         std::mem::take(&mut self.unpublished)
     }
+}
+
+pub(crate) fn is_of_a_second(tick: &Tick) -> bool {
+    matches!(tick, Tick::Form(form) if form.interval == Interval::Second1)
 }
 
 #[cfg(test)]

@@ -78,8 +78,14 @@ impl States {
     }
 
     /// Sends some of the values again that are older than half of what the stream may or does
-    /// hold: it is bounded by bytes as well as by age, and what is trimmed is no last value.
-    pub(super) fn refresh(&mut self, now: UnixNanos, out: &mut Vec<Tick>) {
+    /// hold: it is bounded by bytes as well as by age, and what is trimmed is no last value. Those
+    /// that are `outdated` are passed over: they will be sent anew.
+    pub(super) fn refresh(
+        &mut self,
+        now: UnixNanos,
+        outdated: impl Fn(&Tick) -> bool,
+        out: &mut Vec<Tick>,
+    ) {
         let mut oldest = now.offset(self.refresh_after.saturating_neg());
         if let Some(first) = self.retained.filter(|first| *first < now) {
             let half = now.get().saturating_sub(first.get()) / 2;
@@ -95,7 +101,7 @@ impl States {
             };
             // A clock that was set back would have it young for as long again.
             state.published = state.published.min(now);
-            if state.published < oldest {
+            if state.published < oldest && !outdated(&state.tick) {
                 if sent == BURST {
                     return;
                 }

@@ -273,3 +273,28 @@ fn a_late_trade_with_a_lower_id_goes_out_and_says_so() {
     assert_eq!(late.head().flags, [Flag::Late]);
     assert_eq!(take(&mut line, trade(9, START + 1)), []);
 }
+
+#[test]
+fn no_summary_is_refreshed_that_lacks_a_trade() {
+    let mut line = line(&[], false);
+    let all = |id: u64, at: i64, line: &mut Line| {
+        for number in 0..100 {
+            let mut trade = trade(id, at);
+            trade.head_mut().symbol = Symbol::new(&format!("S{number}")).unwrap();
+            take(line, trade);
+        }
+    };
+    all(1, START, &mut line);
+    // The next summary to be looked at is one that will wait for its turn.
+    for pulse in 0..50 {
+        flush(&mut line, START + pulse);
+    }
+    let later = START + 1_100_000_000_000;
+    all(2, later, &mut line);
+    let mut out = Vec::new();
+    for pulse in 0..600 {
+        line.flush(UnixNanos::new(later + pulse), &mut out);
+    }
+    assert_eq!(out.len(), 100);
+    assert!(out.iter().all(|tick| tick.head().flags.is_empty()));
+}

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use schemas::decimal::{Price, Size};
-use schemas::tick::Side;
+use schemas::tick::{Bar, Flag, Form, Head, Side};
 use schemas::topic::Topic;
 
 use super::*;
+use crate::bars::{start_of, time_of};
 use crate::feeds::instrument;
 use crate::line::Line;
 use crate::line::plan::Plan;
@@ -106,7 +107,7 @@ fn what_is_dated_far_ahead_is_not_restored() {
     let figures = |interval| Form {
         head: far.head.clone(),
         interval,
-        start: crate::bars::start_of(interval, at),
+        start: start_of(interval, at),
         open: far.price,
         high: far.price,
         low: far.price,
