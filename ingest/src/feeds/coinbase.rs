@@ -4,19 +4,19 @@
 //! the taker's is the other one. `last_match` is not a trade of this session: it tells only which
 //! trade id comes next.
 
+mod frame;
 mod levels;
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use schemas::id::{FeedName, Kind, Symbol, Venue};
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Quote, Side, Tick, Trade, VenueGap};
 use schemas::time::UnixNanos;
-use serde::Deserialize;
 use serde_json::json;
 
-use super::{Digits, Instruments, best, event, malformed, rfc3339};
+use super::{Instruments, best, malformed};
 use crate::feed::{Decoded, Decoder, Reason, Reject, is_far_below};
+use frame::{Frame, Stub};
 use levels::Levels;
 
 /// Decodes Coinbase frames.
@@ -31,65 +31,6 @@ pub struct Coinbase {
     books: HashMap<Symbol, Levels>,
     /// Books of which something was lost: the venue is asked for them again.
     broken: BTreeSet<Symbol>,
-}
-
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(rename = "type")]
-    #[serde(borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    product_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    message: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
-    trade_id: Option<u64>,
-    last_trade_id: Option<u64>,
-    sequence: Option<u64>,
-    #[serde(borrow)]
-    side: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    price: Option<Digits<'a>>,
-    #[serde(borrow)]
-    size: Option<Digits<'a>>,
-    #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    best_bid: Option<Digits<'a>>,
-    #[serde(borrow)]
-    best_bid_size: Option<Digits<'a>>,
-    #[serde(borrow)]
-    best_ask: Option<Digits<'a>>,
-    #[serde(borrow)]
-    best_ask_size: Option<Digits<'a>>,
-    #[serde(borrow)]
-    bids: Option<Vec<(Digits<'a>, Digits<'a>)>>,
-    #[serde(borrow)]
-    asks: Option<Vec<(Digits<'a>, Digits<'a>)>>,
-    #[serde(borrow)]
-    changes: Option<Vec<(Cow<'a, str>, Digits<'a>, Digits<'a>)>>,
-}
-
-/// What can be read of a frame that is not what it should be.
-#[derive(Deserialize)]
-struct Stub<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    product_id: Option<Cow<'a, str>>,
-}
-
-impl Frame<'_> {
-    fn need<'b, T>(field: Option<&'b T>, name: &str) -> Result<&'b T, Reject> {
-        field.ok_or_else(|| Reject::new(Reason::Malformed, format!("{name} is missing")))
-    }
-
-    fn event(&self, received: UnixNanos) -> Result<Option<UnixNanos>, Reject> {
-        let time = self.time.as_deref();
-        time.map(|text| event("time", rfc3339("time", text)?, received))
-            .transpose()
-    }
 }
 
 impl Coinbase {

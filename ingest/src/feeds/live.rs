@@ -1,6 +1,7 @@
 //! A session with a venue over WebSocket, renewed before the venue would end it.
 
 mod connection;
+mod frames;
 mod handover;
 mod rejects;
 
@@ -10,18 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::tick::Tick;
-use schemas::time::{Clock, UnixNanos};
+use schemas::time::Clock;
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tracing::{info, warn};
 
-use crate::feed::{Decoded, Decoder, Feed, FeedError, Reason, Reject};
-use connection::{Outbox, Received, Socket, broken, open, reached, read};
+use crate::feed::{Decoder, Feed, FeedError};
+use connection::{Outbox, Received, Socket, open, reached, read};
+use frames::Frames;
 use handover::{Delivered, Handover};
 pub use rejects::Rejects;
 
-/// Events further ahead of this machine's clock are refused, in nanoseconds.
-const FUTURE: i64 = 86_400_000_000_000;
 /// Pause between requests for what was lost.
 const BETWEEN_REPAIRS: Duration = Duration::from_secs(10);
 /// Pause before a connection that should have taken over is tried again.
@@ -46,9 +45,7 @@ pub struct Live<'a> {
     address: Address,
     /// `None` once it has ended while the next one was being opened.
     socket: Option<Socket>,
-    decoder: &'a mut dyn Decoder,
-    rejects: &'a mut Rejects,
-    clock: Arc<dyn Clock>,
+    frames: Frames<'a>,
     /// When the next connection is opened.
     renew_at: Option<Instant>,
     renewal: Option<Renewal>,
@@ -111,9 +108,11 @@ impl<'a> Live<'a> {
         Ok(Self {
             address,
             socket: Some(socket),
-            decoder,
-            rejects,
-            clock,
+            frames: Frames {
+                decoder,
+                rejects,
+                clock,
+            },
             renew_at,
             renewal: None,
             outbox: Outbox::default(),
@@ -147,71 +146,11 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Reads what a connection delivered; `false` if the venue will end it.
-    fn take(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<bool, FeedError> {
-        let message = match received {
-            None => return Err(FeedError::Connection("the connection ended".to_owned())),
-            Some(Err(WsError::Utf8(_))) => {
-                let reject = Reject::new(Reason::Malformed, "a text frame that is not UTF-8");
-                self.rejects.note(&reject);
-                return Err(FeedError::Connection(reject.message));
-            }
-            Some(Err(WsError::Capacity(problem))) => {
-                let reject = Reject::new(Reason::Size, format!("a frame is too large: {problem}"));
-                self.rejects.note(&reject);
-                return Err(FeedError::Connection(reject.message));
-            }
-            Some(Err(error)) => return Err(broken(&error)),
-            Some(Ok(message)) => message,
-        };
-        let text = match &message {
-            Message::Text(text) => text.as_str(),
-            Message::Binary(bytes) => {
-                let message = format!("a binary frame of {} bytes where text is due", bytes.len());
-                self.rejects.note(&Reject::new(Reason::Malformed, message));
-                return Ok(true);
-            }
-            Message::Close(frame) => {
-                let words = frame
-                    .as_ref()
-                    .map_or("no reason", |frame| frame.reason.as_str());
-                return Err(FeedError::Connection(format!(
-                    "closed by the venue: {words}"
-                )));
-            }
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
-        };
-        let received = self.clock.now();
-        let decoded = self.decoder.decode(text, received, ticks);
-        self.strike_out_the_future(received, ticks);
-        match decoded {
-            Ok(Decoded::Ticks | Decoded::Ignored) => Ok(true),
-            Ok(Decoded::Reconnect) => Ok(false),
-            Err(reject) => {
-                self.rejects.note(&reject);
-                Ok(true)
-            }
-        }
-    }
-
-    /// Takes out what would hold up bars and summaries for longer than any clock is wrong.
-    fn strike_out_the_future(&mut self, received: UnixNanos, ticks: &mut Vec<Tick>) {
-        let horizon = received.offset(FUTURE);
-        ticks.retain(|tick| {
-            let is_future = tick.head().event.is_some_and(|event| event > horizon);
-            if is_future {
-                let message = "a time more than a day ahead of this machine's clock";
-                self.rejects.note(&Reject::new(Reason::Range, message));
-            }
-            !is_future
-        });
-    }
-
     /// Asks for what the decoder lost. Cancel safe.
     async fn repair(&mut self) -> Result<(), FeedError> {
         let now = Instant::now();
         if now >= self.repair_at {
-            let requests = self.decoder.repairs();
+            let requests = self.frames.decoder.repairs();
             if !requests.is_empty() {
                 self.repair_at = now + BETWEEN_REPAIRS;
                 self.outbox.extend(requests);
@@ -225,7 +164,7 @@ impl<'a> Live<'a> {
 
     /// What the old connection delivered.
     fn old(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<(), FeedError> {
-        let taken = self.take(received, ticks);
+        let taken = self.frames.take(received, ticks);
         if let Some((delivered, until)) = &mut self.delivered {
             delivered.strike_out(ticks);
             if Instant::now() > *until {
@@ -247,7 +186,7 @@ impl<'a> Live<'a> {
             Err(error) => match &self.renewal {
                 None => return Err(error),
                 Some(renewal) => {
-                    warn!(feed = self.rejects.feed(), %error, "over before the next one took over");
+                    warn!(feed = self.frames.rejects.feed(), %error, "over before the next one took over");
                     self.socket = None;
                     if matches!(renewal.next, Next::Open(_)) {
                         self.switch(ticks);
@@ -261,7 +200,7 @@ impl<'a> Live<'a> {
     /// What the new connection delivered.
     fn new_ones(&mut self, received: Received) -> Result<(), FeedError> {
         let mut ticks = Vec::new();
-        match self.take(received, &mut ticks) {
+        match self.frames.take(received, &mut ticks) {
             Ok(true) => {
                 if let Some(renewal) = &mut self.renewal {
                     if !renewal.handover.has_begun() {
@@ -278,8 +217,8 @@ impl<'a> Live<'a> {
 
     /// Opens the next connection.
     fn renew(&mut self) {
-        let opening = open(self.address.url.clone(), self.decoder.requests());
-        self.rejects.connected();
+        let opening = open(self.address.url.clone(), self.frames.decoder.requests());
+        self.frames.rejects.connected();
         let now = Instant::now();
         self.renewal = Some(Renewal {
             next: Next::Opening(Box::pin(opening)),
@@ -295,7 +234,7 @@ impl<'a> Live<'a> {
         if self.socket.is_none() {
             return Err(error);
         }
-        warn!(feed = self.rejects.feed(), %error, "the connection is not renewed yet");
+        warn!(feed = self.frames.rejects.feed(), %error, "the connection is not renewed yet");
         self.renew_at = Some(Instant::now() + TRY_AGAIN);
         Ok(())
     }
@@ -310,7 +249,7 @@ impl<'a> Live<'a> {
             return self.put_off(FeedError::Connection(problem));
         }
         if renewal.handover.has_begun() {
-            let feed = self.rejects.feed();
+            let feed = self.frames.rejects.feed();
             warn!(
                 feed,
                 "the old connection did not reach the new one: messages may be missing"
@@ -333,7 +272,10 @@ impl<'a> Live<'a> {
             self.delivered = Some((delivered, Instant::now() + OVERLAP));
             self.socket = Some(new);
             self.renew_at = self.address.renew_after.map(|age| Instant::now() + age);
-            info!(feed = self.rejects.feed(), "the connection was renewed");
+            info!(
+                feed = self.frames.rejects.feed(),
+                "the connection was renewed"
+            );
         }
     }
 
