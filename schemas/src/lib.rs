@@ -11,6 +11,7 @@
 //! | [`tick`] | every kind of tick |
 //! | [`codec`] | MessagePack and JSON, and the transcoder between them |
 //! | [`ws`] | the WebSocket protocol |
+//! | [`http`] | the HTTP answers |
 //! | [`continuity`] | the client's rule: nothing was missed |
 //!
 //! No I/O and no async: CI builds and tests this crate alone.
@@ -21,6 +22,7 @@ pub mod codec;
 pub mod continuity;
 pub mod decimal;
 pub mod describe;
+pub mod http;
 pub mod id;
 pub mod position;
 pub mod subject;

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 mod golden {
+    mod http;
     mod ticks;
     mod vector;
     mod ws;

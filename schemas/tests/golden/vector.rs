@@ -20,15 +20,22 @@ fn directory(under: &str) -> PathBuf {
 }
 
 /// What the files of a directory are about: their names without extension.
-pub(super) fn subjects(under: &str) -> BTreeSet<String> {
+pub(super) fn subjects(under: &str, extension: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(directory(under)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths
         .map(|path| {
-            assert_eq!(path.extension().unwrap(), "txt", "{}", path.display());
+            assert_eq!(path.extension().unwrap(), extension, "{}", path.display());
             path.file_stem().unwrap().to_str().unwrap().to_owned()
         })
         .collect()
+}
+
+/// The text of a file that is one JSON body.
+pub(super) fn body(under: &str, name: &str) -> String {
+    let path = directory(under).join(name).with_extension("json");
+    let text = fs::read_to_string(&path).unwrap();
+    text.trim_end().to_owned()
 }
 
 /// The vectors of one file, in its order.

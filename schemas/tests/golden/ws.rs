@@ -12,7 +12,7 @@ use schemas::ws::{
     read_ops,
 };
 
-use super::ticks::{self, parsed};
+use super::ticks::{parsed, tick};
 use super::vector::{self, Vector, widened_json, widened_msgpack};
 
 const CLIENT: &str = "ws/client";
@@ -38,12 +38,6 @@ fn map<T, const N: usize>(entries: [(&str, T); N]) -> BTreeMap<String, T> {
 
 fn one<T>(name: &'static str, message: T) -> (&'static str, Vec<T>) {
     (name, vec![message])
-}
-
-fn tick(kind: Kind, name: &str) -> Tick {
-    let named = ticks::expected(kind).unwrap();
-    let (_, tick) = named.into_iter().find(|(n, _)| *n == name).unwrap();
-    tick
 }
 
 /// The operation's name and what its vectors say. A new one does not compile until it has some.
@@ -441,7 +435,7 @@ fn every_server_message_has_its_vectors_and_keeps_to_them() {
             }
         }
     }
-    assert_eq!(vector::subjects(SERVER), told);
+    assert_eq!(vector::subjects(SERVER, "txt"), told);
     let schema = &schemas::describe::describe()["server"]["oneOf"];
     let described = schema.as_array().unwrap().iter();
     let described = described.map(|one| one["properties"]["t"]["const"].as_str().unwrap());
@@ -481,7 +475,7 @@ fn every_client_operation_has_its_vectors_and_is_read_from_them() {
             }
         }
     }
-    assert_eq!(vector::subjects(CLIENT), told);
+    assert_eq!(vector::subjects(CLIENT, "txt"), told);
     let described = schemas::describe::describe();
     let described = described["client"].as_array().unwrap().iter();
     let described = described.map(|op| op["properties"]["op"]["const"].as_str().unwrap());
