@@ -22,7 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use serde_json::json;
+use schemas::http::Settings;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -189,9 +189,12 @@ async fn settings<S: TickStore + 'static>(
     State(api): State<Arc<Api<S>>>,
     headers: HeaderMap,
 ) -> Response {
-    let version = env!("CARGO_PKG_VERSION");
-    let ws = console::websocket(&api.config.ws, &headers);
-    Json(json!({ "ws": ws, "stream": api.config.stream, "version": version })).into_response()
+    Json(Settings {
+        ws: console::websocket(&api.config.ws, &headers),
+        stream: api.config.stream.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+    .into_response()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
-use schemas::http::Problem;
+use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
 use schemas::ws::Encoding;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -49,8 +49,15 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
 }
 
 fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let mut response = (status, Json(Problem::new(status.as_u16(), title, detail))).into_response();
-    let kind = HeaderValue::from_static("application/problem+json");
+    let body = Problem {
+        page: NO_PAGE.to_owned(),
+        title: title.to_owned(),
+        status: status.as_u16(),
+        detail: detail.to_owned(),
+        parameter: None,
+    };
+    let mut response = (status, Json(body)).into_response();
+    let kind = HeaderValue::from_static(PROBLEM_JSON);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

@@ -1,10 +1,12 @@
 //! Encodings: MessagePack on NATS and in the database, JSON for browsers, and the way between.
 
 mod transcode;
+mod wide;
 
 use serde::Deserialize;
 
 pub use transcode::{TranscodeError, transcode};
+pub(crate) use wide::Wide;
 
 use crate::id::Kind;
 use crate::tick::Tick;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::Wide;
 use crate::decimal::{Price, Size, Value};
 use crate::id::{Interval, Kind, Symbol, Venue};
 use crate::time::UnixNanos;
@@ -21,7 +22,7 @@ pub struct Head {
     pub event: Option<UnixNanos>,
     /// `tr`: when ingest received it.
     pub received: UnixNanos,
-    /// `q`: the venue's own sequence, if it has one.
+    /// `q`: the venue's own sequence, if it has one; a string in JSON, because venues choose its range.
     pub venue_seq: Option<u64>,
     /// `fl`: what is special about this tick.
     pub flags: Vec<Flag>,
@@ -165,7 +166,7 @@ macro_rules! ticks {
                         te: Option<UnixNanos>,
                         tr: UnixNanos,
                         #[serde(skip_serializing_if = "Option::is_none")]
-                        q: Option<u64>,
+                        q: Option<Wide>,
                         #[serde(skip_serializing_if = "<[Flag]>::is_empty")]
                         fl: &'a [Flag],
                         $(
@@ -179,7 +180,7 @@ macro_rules! ticks {
                         y: &self.head.symbol,
                         te: self.head.event,
                         tr: self.head.received,
-                        q: self.head.venue_seq,
+                        q: self.head.venue_seq.map(Wide),
                         fl: &self.head.flags,
                         $($field: &self.$field,)*
                     }
@@ -195,7 +196,7 @@ macro_rules! ticks {
                         y: Symbol,
                         te: Option<UnixNanos>,
                         tr: UnixNanos,
-                        q: Option<u64>,
+                        q: Option<Wide>,
                         #[serde(default)]
                         fl: Vec<Flag>,
                         $(
@@ -210,7 +211,7 @@ macro_rules! ticks {
                             symbol: wire.y,
                             event: wire.te,
                             received: wire.tr,
-                            venue_seq: wire.q,
+                            venue_seq: wire.q.map(|Wide(seq)| seq),
                             flags: wire.fl,
                         },
                         $($field: wire.$field,)*
@@ -371,7 +372,7 @@ fn head_fields(kind: Kind) -> serde_json::Map<String, serde_json::Value> {
         ),
         ("te", UnixNanos::described()),
         ("tr", UnixNanos::described()),
-        ("q", u64::described()),
+        ("q", text("^[0-9]+$")),
         ("fl", serde_json::json!({ "type": "array", "items": flags })),
     ];
     fields

@@ -291,6 +291,7 @@ pub struct FeedHealth {
 
 /// One declared omission: topic, last sequence left out, how many if known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("minItems" = 2))]
 pub struct Skipped(
     /// Topic.
     pub String,

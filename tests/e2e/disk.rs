@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use schemas::http::Page;
+use schemas::http::{Item, Page};
 use schemas::position::StreamSeq;
-use schemas::tick::Tick;
 use schemas::ws::Encoding;
 use tokio::time::timeout;
 
@@ -42,7 +41,7 @@ async fn recorded(world: &World, until: StreamSeq) -> Result<BTreeSet<u64>> {
         let path = format!("/v1/trades?venue=sim&symbol={SYMBOL}&from=0&limit=5000{next}");
         let (status, page) = world.get(&path).await?;
         assert_eq!(status, 200, "{page}");
-        let page: Page<Tick> = serde_json::from_value(page)?;
+        let page: Page<Item> = serde_json::from_value(page)?;
         recorded.extend(page.items.iter().map(|item| item.s.get()));
         match page.next {
             Some(cursor) => next = format!("&cursor={cursor}"),

@@ -1,17 +1,16 @@
 //! Pages of history: trades, quotes, bars, ticks by position, instruments.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use schemas::codec::transcode;
-use schemas::http::Position;
+use schemas::http::{JSON, PageWriter, Position};
 use schemas::id::{Interval, Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::topic::Topic;
-use serde_json::json;
 use tracing::error;
 
 use super::Api;
@@ -198,45 +197,82 @@ pub(super) async fn instruments<S: TickStore>(
     Ok(list(&api.config.stream, &rows, next, None))
 }
 
-/// Writes rows as a list: the ticks as they are on the WebSocket, each with its sequence.
 fn list(
     stream: &str,
     rows: &[Found],
     next: Option<String>,
     progress: Option<Progress>,
 ) -> Response {
-    let mut body = b"{\"items\":[".to_vec();
-    for row in rows {
-        push_item(&mut body, row.seq, &row.payload);
-    }
-    if body.last() == Some(&b',') {
-        body.pop();
-    }
-    body.push(b']');
-    if let Some(next) = next {
-        body.extend_from_slice(format!(",\"next\":{}", json!(next)).as_bytes());
-    }
-    if let Some(Progress { epoch, floor }) = progress {
-        let pos = json!({ stream: Position { e: epoch, c: floor } });
-        body.extend_from_slice(format!(",\"pos\":{pos}").as_bytes());
-    }
-    body.push(b'}');
-    ([(CONTENT_TYPE, "application/json")], body).into_response()
+    let items = rows.iter().map(|row| (row.seq, &*row.payload));
+    let position = |Progress { epoch: e, floor: c }| (stream.to_owned(), Position { e, c });
+    respond(items, next, progress.map(position).into_iter().collect())
 }
 
-/// Appends one tick and a comma; a payload that cannot be written is left out, and logged.
-pub(super) fn push_item(body: &mut Vec<u8>, seq: StreamSeq, payload: &[u8]) {
-    let start = body.len();
-    let mut tick = Vec::with_capacity(payload.len() * 2);
-    if let Err(problem) = transcode(payload, &mut tick) {
-        error!(%problem, seq = seq.get(), "a stored tick is damaged");
-        return;
+/// Answers with stored ticks; one that cannot be written is left out, and logged.
+pub(super) fn respond<'a>(
+    items: impl Iterator<Item = (StreamSeq, &'a [u8])>,
+    next: Option<String>,
+    pos: BTreeMap<String, Position>,
+) -> Response {
+    let mut page = PageWriter::new();
+    for (seq, payload) in items {
+        if let Err(problem) = page.push(seq, payload) {
+            error!(%problem, seq = seq.get(), "a stored tick is damaged");
+        }
     }
-    let Some((b'{', fields)) = tick.split_first() else {
-        body.truncate(start);
-        return;
-    };
-    body.extend_from_slice(format!("{{\"s\":{seq},").as_bytes());
-    body.extend_from_slice(fields);
-    body.push(b',');
+    match page.finish(next, pos) {
+        Ok(body) => ([(CONTENT_TYPE, JSON)], body).into_response(),
+        Err(problem) => {
+            error!(%problem, "a page cannot be written");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::codec::{from_json, to_msgpack};
+    use schemas::http::{Item, Page};
+
+    use super::*;
+
+    const TRADE: &str =
+        r#"{"k":"trade","v":"x","y":"A","tr":"7","i":"1","p":"1.50","z":"2","sd":"buy"}"#;
+
+    #[tokio::test]
+    async fn a_list_is_the_contracts_page_without_what_is_damaged() {
+        let tick = from_json(TRADE.as_bytes()).unwrap();
+        let row = |seq, payload: Vec<u8>| Found {
+            at: UnixNanos::new(7),
+            epoch: Epoch::new(UnixNanos::new(5), 0),
+            seq: StreamSeq::new(seq),
+            payload: payload.into(),
+        };
+        let packed = to_msgpack(&tick).unwrap();
+        let rows = [row(3, packed.clone()), row(4, vec![0xC1]), row(9, packed)];
+        let progress = Progress {
+            epoch: Epoch::new(UnixNanos::new(5), 0),
+            floor: "9.000000ff".parse().unwrap(),
+        };
+        let response = list("TICKS", &rows, Some("more".to_owned()), Some(progress));
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let body = axum::body::to_bytes(response.into_body(), 4_096)
+            .await
+            .unwrap();
+        let page: Page<Item> = serde_json::from_slice(&body).unwrap();
+        let item = |s| Item {
+            s: StreamSeq::new(s),
+            tick: tick.clone(),
+        };
+        let position = Position {
+            e: progress.epoch,
+            c: progress.floor,
+        };
+        let expected = Page {
+            items: vec![item(3), item(9)],
+            next: Some("more".to_owned()),
+            pos: [("TICKS".to_owned(), position)].into(),
+        };
+        assert_eq!(page, expected);
+    }
 }

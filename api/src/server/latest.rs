@@ -1,12 +1,12 @@
 //! Last values straight from the stream, behind a short cache that asks once for all who wait.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
 use axum::extract::{Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bus::api::ApiError;
 use bus::get::{Found, multi_last};
 use moka::future::Cache;
@@ -14,7 +14,7 @@ use schemas::subject;
 use schemas::topic::Topic;
 
 use super::Api;
-use super::history::push_item;
+use super::history::respond;
 use super::problem::Problem;
 use super::query::Parameters;
 use crate::store::TickStore;
@@ -81,13 +81,6 @@ pub(super) async fn latest<S: TickStore>(
         .read(subjects)
         .await
         .map_err(|error| Problem::from(&*error))?;
-    let mut body = b"{\"items\":[".to_vec();
-    for value in found.iter() {
-        push_item(&mut body, value.seq, &value.payload);
-    }
-    if body.last() == Some(&b',') {
-        body.pop();
-    }
-    body.extend_from_slice(b"]}");
-    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    let items = found.iter().map(|value| (value.seq, &*value.payload));
+    Ok(respond(items, None, BTreeMap::new()))
 }

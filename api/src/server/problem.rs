@@ -94,15 +94,15 @@ impl From<&ApiError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = http::Problem {
+            page: http::NO_PAGE.to_owned(),
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
             parameter: self.parameter,
-            ..http::Problem::new(self.status.as_u16(), self.title, self.detail)
         };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(http::PROBLEM_JSON));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD"));
         }
@@ -110,5 +110,36 @@ impl IntoResponse for Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(problem: Problem) -> (Response, http::Problem) {
+        let (parts, body) = problem.into_response().into_parts();
+        let body = axum::body::to_bytes(body, 4_096).await.unwrap();
+        let problem = serde_json::from_slice(&body).unwrap();
+        (parts.into_response(), problem)
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_written_as_the_contract_says() {
+        let (response, problem) = read(Problem::parameter("limit", "limit is 0")).await;
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+        assert_eq!(response.status().as_u16(), problem.status);
+        let expected = http::Problem {
+            page: "about:blank".to_owned(),
+            title: "a parameter is wrong".to_owned(),
+            status: 400,
+            detail: "limit is 0".to_owned(),
+            parameter: Some("limit".to_owned()),
+        };
+        assert_eq!(problem, expected);
+        let (response, problem) = read(Problem::unavailable("away")).await;
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert_eq!((problem.status, problem.parameter), (503, None));
     }
 }

@@ -5,6 +5,7 @@ use schemas::id::Kind;
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use serde_json::Value;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

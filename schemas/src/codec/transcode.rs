@@ -4,8 +4,8 @@
 use rmp::Marker;
 use rmp::decode::{self, Bytes, RmpRead};
 
-/// Keys whose integers are times: strings in JSON, because they exceed 2^53.
-const TIMES: [&str; 6] = ["te", "tr", "t0", "ex", "from", "to"];
+/// Keys whose integers may exceed 2^53, times and the venue's sequence: strings in JSON.
+const WIDE: [&str; 7] = ["te", "tr", "q", "t0", "ex", "from", "to"];
 
 /// The deepest nesting that is followed.
 const MAX_DEPTH: u8 = 8;
@@ -49,7 +49,7 @@ pub fn transcode(msgpack: &[u8], json: &mut Vec<u8>) -> Result<(), TranscodeErro
 fn value(
     input: &mut Bytes<'_>,
     json: &mut Vec<u8>,
-    is_time: bool,
+    is_wide: bool,
     depth: u8,
 ) -> Result<(), TranscodeError> {
     let peeked = input
@@ -67,7 +67,7 @@ fn value(
         | Marker::I8
         | Marker::I16
         | Marker::I32
-        | Marker::I64 => integer(input, json, is_time),
+        | Marker::I64 => integer(input, json, is_wide),
         Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
             let text = string(input)?;
             quote(text, json)
@@ -97,7 +97,7 @@ fn literal(input: &mut Bytes<'_>, json: &mut Vec<u8>, text: &[u8]) -> Result<(),
     Ok(())
 }
 
-fn integer(input: &mut Bytes<'_>, json: &mut Vec<u8>, is_time: bool) -> Result<(), TranscodeError> {
+fn integer(input: &mut Bytes<'_>, json: &mut Vec<u8>, is_wide: bool) -> Result<(), TranscodeError> {
     let number: i128 = {
         let before = *input;
         if let Ok(signed) = decode::read_int::<i64, _>(input) {
@@ -107,7 +107,7 @@ fn integer(input: &mut Bytes<'_>, json: &mut Vec<u8>, is_time: bool) -> Result<(
             i128::from(decode::read_int::<u64, _>(input).map_err(|_| TranscodeError::Truncated)?)
         }
     };
-    let quotes: &[u8] = if is_time { b"\"" } else { b"" };
+    let quotes: &[u8] = if is_wide { b"\"" } else { b"" };
     json.extend_from_slice(quotes);
     json.extend_from_slice(number.to_string().as_bytes());
     json.extend_from_slice(quotes);
@@ -163,7 +163,7 @@ fn map(input: &mut Bytes<'_>, json: &mut Vec<u8>, depth: u8) -> Result<(), Trans
         let key = string(input)?;
         quote(key, json)?;
         json.push(b':');
-        value(input, json, TIMES.contains(&key), depth)?;
+        value(input, json, WIDE.contains(&key), depth)?;
     }
     json.push(b'}');
     Ok(())
