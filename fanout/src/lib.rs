@@ -23,7 +23,7 @@ mod session;
 mod shard;
 mod store;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -82,6 +82,10 @@ pub struct Args {
     /// Unsent bytes that a client may accumulate before it is closed as slow
     #[arg(long, env = "TICKWIRE_MAX_UNSENT_BYTES", default_value = "1048576")]
     pub max_unsent_bytes: NonZeroUsize,
+
+    /// Seconds that a message may wait for a client before the client is closed as slow
+    #[arg(long, env = "TICKWIRE_MAX_UNSENT_SECS", default_value = "5")]
+    pub max_unsent_secs: NonZeroU32,
 
     /// Messages that one connection may have replayed
     #[arg(long, env = "TICKWIRE_RESUME_MESSAGES", default_value = "20000")]
@@ -216,7 +220,7 @@ fn limits(args: &Args) -> Limits {
         patterns: args.max_patterns.get(),
         message_bytes: 128 * 1024,
         unsent_bytes: args.max_unsent_bytes.get(),
-        unsent_age: Duration::from_secs(5),
+        unsent_age: Duration::from_secs(args.max_unsent_secs.get().into()),
         resume_messages: args.resume_messages.get(),
     }
 }

@@ -104,9 +104,13 @@ async fn bad_ops_are_answered_and_the_rest_is_carried_out() -> Result<()> {
         client.send(json!({"op": "ping", "id": 7})).await?;
         let is_pong =
             |message: &ServerMessage<_>| matches!(message, ServerMessage::Pong { id: Some(7) });
-        while !client.said.iter().any(is_pong) {
-            client.next().await?;
-        }
+        let answered = async {
+            while !client.said.iter().any(is_pong) {
+                client.next().await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(crate::world::PATIENCE, answered).await??;
         let ack = |wanted: u64| {
             client.said.iter().find_map(|message| match message {
                 ServerMessage::Ack { id, ok, err } if *id == Some(wanted) => {

@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use schemas::tick::{FeedState, Side, Tick};
 use schemas::ws::Encoding;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::client::{Client, Received};
-use crate::world::World;
+use crate::world::{LOOK, PATIENCE, World, say};
 
 /// Per topic, each message in short.
 type Expected = BTreeMap<String, Vec<String>>;
@@ -136,13 +137,18 @@ async fn replay(venue: &str, path: &Path) -> Result<(usize, usize)> {
             .subscribe_all(&topics.each_ref().map(String::as_str), "none")
             .await?;
         let mut received = Vec::new();
-        let closed = loop {
-            received.extend(client.next().await?);
-            let is_closed = |received: &&Received| matches!(&received.tick, Tick::Feed(feed) if feed.state == FeedState::Closed);
-            if let Some(closed) = received.iter().find(is_closed) {
-                break closed.seq;
+        let is_closed = |received: &&Received| matches!(&received.tick, Tick::Feed(feed) if feed.state == FeedState::Closed);
+        let until_closed = async {
+            loop {
+                received.extend(client.next().await?);
+                if let Some(closed) = received.iter().find(is_closed) {
+                    return anyhow::Ok(closed.seq);
+                }
             }
         };
+        let closed = timeout(PATIENCE, until_closed)
+            .await
+            .context("the recording does not end")??;
         received.extend(client.read_to(closed).await?);
         assert_eq!(by_topic(&received), expected);
         history(&world, &expected, closed.get()).await?;
@@ -163,7 +169,7 @@ async fn history(world: &World, expected: &Expected, seq: u64) -> Result<()> {
         let (kind, rest) = topic.split_once('.').context("a kind")?;
         let (venue, symbol) = rest.split_once('.').context("a venue")?;
         let path = format!("/v1/{kind}s?venue={venue}&symbol={symbol}&limit=10000");
-        let items = tokio::time::timeout(crate::world::PATIENCE, async {
+        let items = timeout(PATIENCE, async {
             loop {
                 let (status, page) = world.get(&path).await?;
                 anyhow::ensure!(status == 200, "{path} answered {status}: {page}");
@@ -173,6 +179,7 @@ async fn history(world: &World, expected: &Expected, seq: u64) -> Result<()> {
                 if floor.is_some_and(|floor| floor >= seq) {
                     return Ok(page["items"].as_array().cloned().unwrap_or_default());
                 }
+                tokio::time::sleep(LOOK).await;
             }
         })
         .await??;
@@ -202,10 +209,10 @@ fn captures() -> Option<PathBuf> {
     if place.join("binance-spot.jsonl").is_file() {
         return Some(place);
     }
-    eprintln!(
+    say(&format!(
         "SKIPPED: no captures in {}; TICKWIRE_CAPTURES may name their folder",
         place.display()
-    );
+    ));
     None
 }
 

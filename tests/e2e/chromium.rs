@@ -41,7 +41,7 @@ pub(crate) struct Page {
 pub(crate) fn installed() -> Option<PathBuf> {
     let found = PLACES.iter().map(Path::new).find(|path| path.exists());
     if found.is_none() {
-        eprintln!("SKIPPED: no Chromium is installed, so the page is not tested");
+        crate::world::say("SKIPPED: no Chromium is installed, so the page is not tested");
     }
     found.map(Path::to_owned)
 }

@@ -11,7 +11,7 @@ use schemas::ws::Encoding;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Received};
-use crate::world::World;
+use crate::world::{PATIENT, World};
 
 /// A minute of the simulator at [`RATE`]: ticks, forming and closed bars, summaries.
 const GOAL: StreamSeq = StreamSeq::new(400_000);
@@ -60,10 +60,10 @@ async fn receive(mut client: Client) -> Result<(Content, u64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_clients_receive_everything_and_the_same() -> Result<()> {
-    let world = World::start(&format!(
+    let feeds = format!(
         "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 200\nrate = {RATE}\nseed = 3\n"
-    ))
-    .await?;
+    );
+    let world = World::start_with(&feeds, PATIENT).await?;
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let mut client = Client::connect(world.ws(), Encoding::ALL[number % 2]).await?;

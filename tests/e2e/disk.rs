@@ -7,10 +7,10 @@ use rustix::process::Signal;
 use schemas::http::{Item, Page};
 use schemas::position::StreamSeq;
 use schemas::ws::Encoding;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
-use crate::world::{PATIENCE, World};
+use crate::world::{LOOK, PATIENCE, World};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 20\nrate = 2000\nbars = [\"1s\"]\n";
@@ -26,6 +26,7 @@ async fn recorder_is(world: &World, ok: bool) -> Result<String> {
             if found["ok"] == ok {
                 return anyhow::Ok(found["reason"].as_str().unwrap_or_default().to_owned());
             }
+            sleep(LOOK).await;
         }
     };
     timeout(PATIENCE, check)
@@ -92,7 +93,9 @@ async fn a_full_disk_stops_recording_and_nothing_else() -> Result<()> {
         .collect();
     assert!(before.len() < wanted.len(), "the database was never full");
     let caught_up = async {
-        while recorded(&world, goal).await?.len() < wanted.len() {}
+        while recorded(&world, goal).await?.len() < wanted.len() {
+            sleep(LOOK).await;
+        }
         anyhow::Ok(())
     };
     timeout(PATIENCE, caught_up)

@@ -10,7 +10,7 @@ use schemas::tick::Tick;
 use schemas::ws::Encoding;
 
 use crate::client::{Client, Received};
-use crate::world::{PATIENCE, World, is_alive};
+use crate::world::{LOOK, PATIENCE, PATIENT, World, is_alive};
 
 const FEEDS: &str = "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 100\nrate = 5000\nbars = [\"1s\", \"1m\"]\n";
 
@@ -67,7 +67,7 @@ fn check(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_broker_costs_nothing_but_time() -> Result<()> {
-    let world = World::start(FEEDS).await?;
+    let world = World::start_with(FEEDS, PATIENT).await?;
     let mut client = Client::connect(world.ws(), Encoding::MessagePack).await?;
     client.subscribe_all(&["*.sim.>"], "none").await?;
     let mut received = Vec::new();
@@ -94,7 +94,7 @@ async fn a_killed_broker_costs_nothing_but_time() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_leaves_nothing_behind_and_goes_on() -> Result<()> {
-    let mut world = World::start(FEEDS).await?;
+    let mut world = World::start_with(FEEDS, PATIENT).await?;
     let mut client = Client::connect(world.ws(), Encoding::Json).await?;
     client.subscribe_all(&["*.sim.>"], "none").await?;
     let mut received = client.read_to(StreamSeq::new(10_000)).await?;
@@ -103,12 +103,12 @@ async fn a_killed_process_leaves_nothing_behind_and_goes_on() -> Result<()> {
     world.signal(Signal::KILL)?;
     tokio::time::timeout(PATIENCE, async {
         while is_alive(broker) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK).await;
         }
     })
     .await
     .context("the broker outlives its parent")?;
-    world.restart().await?;
+    world.restart_with(PATIENT).await?;
     // The same history, from where this client left it, on the new process.
     let from = client.continuity.resume(None);
     let mut again = Client::connect(world.ws(), Encoding::Json).await?;

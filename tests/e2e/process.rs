@@ -38,7 +38,7 @@ async fn a_second_one_on_the_same_data_is_refused() -> Result<()> {
     let output = timeout(PATIENCE, up(world.dir()).output()).await??;
     let said = String::from_utf8(output.stderr)?;
     assert_ne!(output.status.code(), Some(0));
-    assert!(said.contains("data"), "{said}");
+    assert!(said.contains("is in use by"), "{said}");
     let (status, _) = world.ops("/livez").await?;
     assert_eq!(status, 200, "the first one goes on");
     Ok(())

@@ -12,10 +12,24 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long to wait between two looks at something that can only be asked for.
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
+
+/// Arguments under which no client is closed as slow, and all of a resume is replayed: for tests of
+/// what arrives, on machines that are busy with other tests.
+pub(crate) const PATIENT: &[&str] = &[
+    "--max-unsent-bytes",
+    "1073741824",
+    "--max-unsent-secs",
+    "600",
+    "--resume-messages",
+    "100000000",
+];
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tickwire");
@@ -75,11 +89,6 @@ impl World {
     }
 
     /// Starts again on the same data, after the process has ended.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
-        self.restart_with(&[]).await
-    }
-
-    /// Starts again on the same data with other arguments.
     pub(crate) async fn restart_with(&mut self, arguments: &[&str]) -> Result<()> {
         self.process.wait().await?;
         (self.process, self.ready) = launch(self.dir.path(), arguments).await?;
@@ -119,6 +128,7 @@ impl World {
                 if let Some(pid) = stats["broker"]["pid"].as_i64() {
                     return Ok(i32::try_from(pid)?);
                 }
+                sleep(LOOK).await;
             }
         })
         .await?
@@ -129,7 +139,9 @@ impl World {
         let before = self.broker().await?;
         signal(before, Signal::KILL)?;
         timeout(PATIENCE, async {
-            while self.broker().await? == before {}
+            while self.broker().await? == before {
+                sleep(LOOK).await;
+            }
             anyhow::Ok(())
         })
         .await?
@@ -202,6 +214,13 @@ async fn launch(dir: &Path, arguments: &[&str]) -> Result<(Child, Value)> {
     .await??;
     let ready = serde_json::from_slice(&std::fs::read(dir.join("ready.json"))?)?;
     Ok((process, ready))
+}
+
+/// Says something that is seen even if the test passes.
+pub(crate) fn say(text: &str) {
+    use std::io::Write as _;
+    // Nobody listens only if the output was closed.
+    let _unheard = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Sends a signal to a process that this test started.
