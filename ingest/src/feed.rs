@@ -24,7 +24,7 @@ pub struct Batch {
 
 /// Yields normalized ticks from one session with a venue.
 pub trait Feed: Send {
-    /// Waits for ticks; `None` once the feed has ended for good.
+    /// Waits for ticks; none of them is a sign of life. `None` once the feed has ended for good.
     ///
     /// # Errors
     ///

@@ -221,12 +221,12 @@ impl Tender {
             let Some(ticks) = next? else {
                 return Ok(Outcome::Ended);
             };
+            self.tell(FeedState::Live, None).await;
             if ticks.is_empty() {
-                // Only refused lines, as far as was read: others get their turn.
+                // A sign of life, or only refused lines as far as was read: others get their turn.
                 yield_now().await;
                 continue;
             }
-            self.tell(FeedState::Live, None).await;
             self.cx
                 .metrics
                 .received(self.config.name.as_str(), ticks.len());

@@ -255,6 +255,25 @@ async fn garbage_is_counted_and_a_lost_connection_is_taken_up_again() {
 }
 
 #[tokio::test]
+async fn a_quiet_venue_that_shows_life_is_not_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut feeds = Feeds::of(address, "binance", "stale_after_secs = 1\n");
+    let (mut venue, _) = session(&listener).await;
+    // Three times as long as silence is borne.
+    let mut beats = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..30 {
+        beats.tick().await;
+        venue.send(Message::Ping("".into())).await.unwrap();
+    }
+    let trade = r#"{"e":"trade","s":"ABCUSDT","t":7,"p":"1","q":"1","T":1767000000120,"m":true}"#;
+    venue.send(Message::text(trade)).await.unwrap();
+    feeds.until(|seen| has_trade(seen, "7")).await;
+    feeds.until(|seen| count(seen, FeedState::Stale) == 0).await;
+    feeds.end().await;
+}
+
+#[tokio::test]
 async fn a_silent_venue_is_stale_and_then_left() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut feeds = Feeds::of(
@@ -289,7 +308,10 @@ async fn a_book_that_lacks_a_change_is_asked_for_again_and_nothing_else_stops() 
     let address = listener.local_addr().unwrap();
     let mut feeds = Feeds::of(address, "coinbase", "kinds = [\"trade\", \"book\"]\n");
     let (mut venue, request) = session(&listener).await;
-    assert!(request.contains("\"level2\""));
+    assert!(!request.contains("level2"));
+    let books = timeout(PATIENCE, venue.next()).await.unwrap();
+    let books = books.unwrap().unwrap().into_text().unwrap();
+    assert!(books.contains("[\"level2_batch\"]"));
     let snapshot =
         r#"{"type":"snapshot","product_id":"ABCUSDT","bids":[["9","1"]],"asks":[["10","2"]]}"#;
     let change = |price: &str| {
@@ -303,7 +325,7 @@ async fn a_book_that_lacks_a_change_is_asked_for_again_and_nothing_else_stops() 
         let request: serde_json::Value =
             serde_json::from_str(request.unwrap().unwrap().to_text().unwrap()).unwrap();
         assert_eq!(request["type"], asked);
-        assert_eq!(request["channels"], serde_json::json!(["level2"]));
+        assert_eq!(request["channels"], serde_json::json!(["level2_batch"]));
         assert_eq!(request["product_ids"], serde_json::json!(["ABCUSDT"]));
     }
     // A change that was on its way, then the new state.

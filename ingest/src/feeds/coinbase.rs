@@ -19,6 +19,9 @@ use crate::feed::{Decoded, Decoder, Reason, Reject, is_far_below};
 use frame::{Frame, Stub};
 use levels::Levels;
 
+/// The channel of book changes that needs no login; `level2` does.
+const BOOKS: &str = "level2_batch";
+
 /// Decodes Coinbase frames.
 #[derive(Debug)]
 pub struct Coinbase {
@@ -322,20 +325,25 @@ impl Decoder for Coinbase {
 
     fn requests(&self) -> Vec<String> {
         let mut channels = vec!["heartbeat"];
-        channels.extend(self.kinds.iter().map(|kind| {
+        let ask = |channels: &[&str]| {
+            let products: Vec<&str> = self.symbols.iter().map(Symbol::as_str).collect();
+            json!({ "type": "subscribe", "product_ids": products, "channels": channels })
+                .to_string()
+        };
+        let kinds = self.kinds.iter().filter(|kind| **kind != Kind::Book);
+        channels.extend(kinds.map(|kind| {
             if *kind == Kind::Quote {
                 "ticker"
-            } else if *kind == Kind::Book {
-                "level2"
             } else {
                 "matches"
             }
         }));
-        let products: Vec<&str> = self.symbols.iter().map(Symbol::as_str).collect();
-        vec![
-            json!({ "type": "subscribe", "product_ids": products, "channels": channels })
-                .to_string(),
-        ]
+        let mut requests = vec![ask(&channels)];
+        if self.kinds.contains(&Kind::Book) {
+            // One refused channel refuses its whole request.
+            requests.push(ask(&[BOOKS]));
+        }
+        requests
     }
 
     fn repairs(&mut self) -> Vec<String> {
@@ -346,7 +354,7 @@ impl Decoder for Coinbase {
         // A snapshot comes with a subscription only.
         let products: Vec<&str> = broken.iter().map(Symbol::as_str).collect();
         let request = |ask: &str| {
-            json!({ "type": ask, "product_ids": products, "channels": ["level2"] }).to_string()
+            json!({ "type": ask, "product_ids": products, "channels": [BOOKS] }).to_string()
         };
         vec![request("unsubscribe"), request("subscribe")]
     }

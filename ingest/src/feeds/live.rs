@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::feed::{Decoder, Feed, FeedError};
 use connection::{Outbox, Received, Socket, open, reached, read};
-use frames::Frames;
+use frames::{Frames, Sign};
 use handover::{Delivered, Handover};
 pub use rejects::Rejects;
 
@@ -163,7 +163,7 @@ impl<'a> Live<'a> {
     }
 
     /// What the old connection delivered.
-    fn old(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<(), FeedError> {
+    fn old(&mut self, received: Received, ticks: &mut Vec<Tick>) -> Result<Sign, FeedError> {
         let taken = self.frames.take(received, ticks);
         if let Some((delivered, until)) = &mut self.delivered {
             delivered.strike_out(ticks);
@@ -172,36 +172,37 @@ impl<'a> Live<'a> {
             }
         }
         match taken {
-            Ok(stays) => {
+            Ok(sign) => {
                 if let Some(renewal) = &mut self.renewal {
                     renewal.heard = Instant::now();
                     renewal.handover.old(ticks);
-                } else if !stays && self.address.renew_after.is_none() {
+                } else if sign == Sign::Ending && self.address.renew_after.is_none() {
                     let problem = "the venue announced its shutdown".to_owned();
                     return Err(FeedError::Connection(problem));
-                } else if !stays {
+                } else if sign == Sign::Ending {
                     self.renew();
                 }
+                Ok(sign)
             }
             Err(error) => match &self.renewal {
-                None => return Err(error),
+                None => Err(error),
                 Some(renewal) => {
                     warn!(feed = self.frames.rejects.feed(), %error, "over before the next one took over");
                     self.socket = None;
                     if matches!(renewal.next, Next::Open(_)) {
                         self.switch(ticks);
                     }
+                    Ok(Sign::Refused)
                 }
             },
         }
-        Ok(())
     }
 
     /// What the new connection delivered.
     fn new_ones(&mut self, received: Received) -> Result<(), FeedError> {
         let mut ticks = Vec::new();
         match self.frames.take(received, &mut ticks) {
-            Ok(true) => {
+            Ok(Sign::Life | Sign::Refused) => {
                 if let Some(renewal) = &mut self.renewal {
                     if !renewal.handover.has_begun() {
                         renewal.heard = Instant::now();
@@ -210,7 +211,7 @@ impl<'a> Live<'a> {
                 }
                 Ok(())
             }
-            Ok(false) => self.put_off(FeedError::Connection("it will shut down".to_owned())),
+            Ok(Sign::Ending) => self.put_off(FeedError::Connection("it will shut down".to_owned())),
             Err(error) => self.put_off(error),
         }
     }
@@ -304,8 +305,9 @@ impl Feed for Live<'_> {
         loop {
             let mut ticks = Vec::new();
             self.repair().await?;
+            let mut sign = Sign::Refused;
             match self.event().await {
-                Event::Old(received) => self.old(received, &mut ticks)?,
+                Event::Old(received) => sign = self.old(received, &mut ticks)?,
                 Event::New(received) => self.new_ones(received)?,
                 Event::Opened(opened) => self.opened(opened, &mut ticks)?,
                 Event::Due if self.renewal.is_none() => self.renew(),
@@ -315,7 +317,9 @@ impl Feed for Live<'_> {
             if self.renewal.as_ref().is_some_and(done) {
                 self.switch(&mut ticks);
             }
-            if !ticks.is_empty() {
+            // In a quiet market the venue's own signs of life keep the session: a new one would
+            // lose what is traded meanwhile.
+            if !ticks.is_empty() || sign == Sign::Life {
                 return Ok(Some(ticks));
             }
         }

@@ -13,6 +13,17 @@ use crate::feed::{Decoded, Decoder, FeedError, Reason, Reject};
 /// Events further ahead of this machine's clock are refused, in nanoseconds.
 const FUTURE: i64 = 86_400_000_000_000;
 
+/// What a message says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// The venue is there, with or without ticks.
+    Life,
+    /// Nothing: it was refused.
+    Refused,
+    /// The venue will end the connection.
+    Ending,
+}
+
 /// Decodes frames, and counts those that cannot be.
 pub(super) struct Frames<'a> {
     pub(super) decoder: &'a mut dyn Decoder,
@@ -21,12 +32,12 @@ pub(super) struct Frames<'a> {
 }
 
 impl Frames<'_> {
-    /// Reads what a connection delivered; `false` if the venue will end it.
+    /// Reads what a connection delivered.
     pub(super) fn take(
         &mut self,
         received: Received,
         ticks: &mut Vec<Tick>,
-    ) -> Result<bool, FeedError> {
+    ) -> Result<Sign, FeedError> {
         let message = match received {
             None => return Err(FeedError::Connection("the connection ended".to_owned())),
             Some(Err(WsError::Utf8(_))) => {
@@ -47,7 +58,7 @@ impl Frames<'_> {
             Message::Binary(bytes) => {
                 let message = format!("a binary frame of {} bytes where text is due", bytes.len());
                 self.rejects.note(&Reject::new(Reason::Malformed, message));
-                return Ok(true);
+                return Ok(Sign::Refused);
             }
             Message::Close(frame) => {
                 let words = frame
@@ -57,17 +68,17 @@ impl Frames<'_> {
                     "closed by the venue: {words}"
                 )));
             }
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(Sign::Life),
         };
         let received = self.clock.now();
         let decoded = self.decoder.decode(text, received, ticks);
         self.strike_out_the_future(received, ticks);
         match decoded {
-            Ok(Decoded::Ticks | Decoded::Ignored) => Ok(true),
-            Ok(Decoded::Reconnect) => Ok(false),
+            Ok(Decoded::Ticks | Decoded::Ignored) => Ok(Sign::Life),
+            Ok(Decoded::Reconnect) => Ok(Sign::Ending),
             Err(reject) => {
                 self.rejects.note(&reject);
-                Ok(true)
+                Ok(Sign::Refused)
             }
         }
     }
