@@ -93,6 +93,9 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     if args.ramp {
         ramp(args.seconds).await?;
     }
+    if holes > 0 {
+        bail!("{holes} holes: something was missed without being declared");
+    }
     Ok(())
 }
 

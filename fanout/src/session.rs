@@ -206,6 +206,11 @@ impl Session {
         }
         // What was pending before the conflation was lifted goes first.
         self.release(topic, now)?;
+        let is_live = |held: &Held| held.phase == Phase::Live;
+        if !self.topics.get(&topic).is_some_and(is_live) {
+            // It could not be encoded: what follows is pulled behind what is said of that.
+            return Ok(());
+        }
         if live.topic.kind == Kind::Trade
             && let Some(quote) = self.quotes.get(&live.topic.instrument).copied()
         {
@@ -251,7 +256,16 @@ impl Session {
 
     fn emit(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
         let Some(bytes) = live.data(self.encoding) else {
+            // Given as what it is when there is room: a message that no client can have.
             self.metrics.unencodable.inc();
+            let topic = live.topic.id;
+            if let Some(held) = self.topics.get_mut(&topic) {
+                let (pos, since) = (live.prev, now);
+                held.phase = Phase::CatchUp { pos, since };
+                if !std::mem::replace(&mut held.queued, true) {
+                    self.pulls.push_back(topic);
+                }
+            }
             return Ok(());
         };
         self.outbox.push_live(bytes.clone(), now);

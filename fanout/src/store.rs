@@ -103,14 +103,13 @@ impl Live {
 }
 
 fn tick(encoding: Encoding, payload: &Bytes) -> Option<Bytes> {
-    match encoding {
-        Encoding::MessagePack => Some(payload.clone()),
-        Encoding::Json => {
-            let mut json = Vec::with_capacity(payload.len() * 2);
-            transcode(payload, &mut json).ok()?;
-            Some(json.into())
-        }
-    }
+    // In either encoding: a payload that is no MessagePack would spoil the whole message around it.
+    let mut json = Vec::with_capacity(payload.len() * 2);
+    transcode(payload, &mut json).ok()?;
+    Some(match encoding {
+        Encoding::MessagePack => payload.clone(),
+        Encoding::Json => json.into(),
+    })
 }
 
 #[derive(Debug)]

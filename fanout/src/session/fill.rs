@@ -46,16 +46,18 @@ impl Sink<'_> {
         });
     }
 
-    /// The `d` message of a tick.
-    fn data(&mut self, message: &Message) {
-        let encoding = self.encoding;
+    /// The `d` message of a tick; `false` if it cannot be encoded.
+    fn data(&mut self, message: &Message) -> bool {
+        let (encoding, before) = (self.encoding, self.count);
         self.with(|out| message.data_into(encoding, out));
+        self.count > before
     }
 
-    /// The `snap` message of a tick.
-    fn snapshot(&mut self, message: &Message) {
-        let encoding = self.encoding;
+    /// The `snap` message of a tick; `false` if it cannot be encoded.
+    fn snapshot(&mut self, message: &Message) -> bool {
+        let (encoding, before) = (self.encoding, self.count);
         self.with(|out| message.snapshot(encoding, out));
+        self.count > before
     }
 
     fn with(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
@@ -108,7 +110,7 @@ impl Session {
             self.uncovered |= sink.count > 0;
             let beat =
                 self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE);
-            self.flush(now, beat, &mut sink);
+            self.flush(store, (now, beat), &mut sink);
             self.pull(store, now, &mut sink);
             self.uncovered |= sink.count > 0;
             if beat && self.slots.is_empty() {
@@ -123,7 +125,7 @@ impl Session {
     }
 
     /// Sends pending values that are due, or all of them, as far as there is room.
-    fn flush(&mut self, now: Instant, all: bool, sink: &mut Sink<'_>) {
+    fn flush(&mut self, store: &Store, (now, all): (Instant, bool), sink: &mut Sink<'_>) {
         let due = self
             .slots
             .iter()
@@ -140,9 +142,25 @@ impl Session {
                 self.metrics.skipped.inc_by(slot.left_out);
                 sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
             }
-            if let Some(bytes) = slot.latest.data(self.encoding) {
-                sink.bytes(bytes);
+            match slot.latest.data(self.encoding) {
+                Some(bytes) => sink.bytes(bytes),
+                None => self.unencodable((&store.read(), store), &slot.latest, sink),
             }
+        }
+    }
+
+    /// A message that is no tick cannot be given: says so, or its topic would seem to have a hole.
+    fn unencodable(
+        &self,
+        (known, store): (&Known, &Store),
+        message: &Message,
+        sink: &mut Sink<'_>,
+    ) {
+        self.metrics.unencodable.inc();
+        let (span, why) = ((message.prev, message.seq), GapReason::Retention);
+        let gap = gap_message(known, store, &message.topic.text, span, why);
+        if let Some(gap) = gap {
+            sink.message(&gap);
         }
     }
 
@@ -213,7 +231,9 @@ impl Session {
             Covers::Omissions => {
                 self.metrics.skipped.inc();
                 sink.message(&skip_message(&last, None));
-                sink.data(&last);
+                if !sink.data(&last) {
+                    self.unencodable((known, store), &last, sink);
+                }
             }
             Covers::Budget => {
                 self.metrics.gap(GapReason::Budget);
@@ -224,7 +244,16 @@ impl Session {
                 }
                 sink.snapshot(&last);
             }
-            Covers::Nothing | Covers::Past => sink.snapshot(&last),
+            Covers::Nothing | Covers::Past => {
+                if !sink.snapshot(&last) && from < last.seq {
+                    self.metrics.unencodable.inc();
+                    let (span, why) = ((from, last.seq), GapReason::Retention);
+                    let gap = gap_message(known, store, &last.topic.text, span, why);
+                    if let Some(gap) = gap {
+                        sink.message(&gap);
+                    }
+                }
+            }
         }
         true
     }
@@ -241,7 +270,9 @@ impl Session {
             match known.next(topic, pos) {
                 // What this shard has not dispatched yet will come as live.
                 Next::Message(message) if message.seq <= self.applied => {
-                    sink.data(&message);
+                    if !sink.data(&message) {
+                        self.unencodable((known, store), &message, sink);
+                    }
                     pos = message.seq;
                 }
                 Next::Missing(to) if pos < self.applied => {

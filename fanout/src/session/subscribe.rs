@@ -300,7 +300,9 @@ impl Session {
             }
             (Phase::Snapshot { from, covers }, Start::Behind(pos)) => match covers {
                 Covers::Past => (pos < from).then_some(asked),
-                Covers::Nothing | Covers::Omissions if op.conflate == Conflate::None => {
+                Covers::Nothing | Covers::Omissions
+                    if op.conflate == Conflate::None || pos < from =>
+                {
                     Some(Start::Behind(pos.min(from)))
                 }
                 Covers::Nothing | Covers::Omissions | Covers::Budget => None,

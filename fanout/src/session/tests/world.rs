@@ -142,7 +142,12 @@ impl Truth {
         self.messages.push(Message {
             seq,
             subject: subject::stored(&topic),
-            payload: to_msgpack(&tick).unwrap(),
+            // Now and then something that is no tick: it is declared, and nothing stops.
+            payload: if rng.random_bool(0.02) {
+                vec![0xC1]
+            } else {
+                to_msgpack(&tick).unwrap()
+            },
             time,
         });
     }
