@@ -218,15 +218,21 @@ pub fn parse(text: &str, base: &Path) -> Result<FeedsConfig, String> {
         return Err("line 1: there is no [[feed]]".to_owned());
     }
     let mut names = HashSet::new();
-    let mut feeds = Vec::with_capacity(file.feed.len());
+    let mut feeds: Vec<FeedConfig> = Vec::with_capacity(file.feed.len());
+    let is_sim = |feed: &FeedConfig| matches!(feed.source, Source::Sim { .. });
     for raw in file.feed {
-        let at = raw.name.span().start;
+        let (at, source_at) = (raw.name.span().start, raw.source.span().start);
         let feed = raw.check(base).map_err(located)?;
         if !names.insert(feed.name.clone()) {
             return Err(located((
                 at,
                 format!("there is another feed named {:?}", feed.name.as_str()),
             )));
+        }
+        if is_sim(&feed) && feeds.iter().any(is_sim) {
+            // Its instruments and trade ids would be those of the first.
+            let problem = "there is one simulated venue: give its feed more instruments instead";
+            return Err(located((source_at, problem.to_owned())));
         }
         feeds.push(feed);
     }

@@ -58,6 +58,10 @@ fn errors_name_line_field_and_limit() {
             "line 5: there is another feed named \"a\"",
         ),
         (
+            format!("{feed}{}", feed.replace("\"a\"", "\"b\"")),
+            "line 6: there is one simulated venue",
+        ),
+        (
             feed.replace("sim", "moon"),
             "line 3: source \"moon\" is none of",
         ),
