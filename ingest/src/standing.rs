@@ -91,8 +91,11 @@ mod tests {
 
     #[test]
     fn feeds_are_well_while_one_delivers_that_should() {
-        let text =
-            ["a", "b", "c"].map(|name| format!("[[feed]]\nname = \"{name}\"\nsource = \"sim\"\n"));
+        let text = ["a", "b", "c"].map(|name| {
+            format!(
+                "[[feed]]\nname = \"{name}\"\nsource = \"coinbase\"\nsymbols = [\"{name}-USD\"]\n"
+            )
+        });
         let config = parse(&text.concat(), Path::new("")).unwrap();
         let health = Health::default();
         let standings = Standings::new(&config, health.check("ingest.feeds"));
