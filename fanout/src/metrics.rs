@@ -1,16 +1,45 @@
 //! Every metric of fanout. Labels are close codes and reasons; never topics or clients.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use schemas::ws::GapReason;
+use schemas::ws::{CloseCode, GapReason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
-    code: u16,
+    code: Ending,
+}
+
+/// A close code as a label. A client may send thousands of codes: those that mean nothing here are
+/// one label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Ending {
+    Known(u16),
+    Other,
+}
+
+impl Ending {
+    fn of(code: u16) -> Self {
+        let registered = matches!(code, 1000..=1003 | 1006..=1014);
+        if registered || CloseCode::ALL.iter().any(|known| known.code() == code) {
+            return Self::Known(code);
+        }
+        Self::Other
+    }
+}
+
+impl EncodeLabelValue for Ending {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        match self {
+            Self::Known(code) => code.encode(encoder),
+            Self::Other => "other".encode(encoder),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -150,6 +179,7 @@ impl Metrics {
     }
 
     pub(crate) fn closed(&self, code: u16) {
+        let code = Ending::of(code);
         self.closed.get_or_create(&Code { code }).inc();
     }
 
@@ -159,5 +189,38 @@ impl Metrics {
             GapReason::Budget => "budget",
         };
         self.gaps.get_or_create(&Why { why }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn close_codes_of_a_client_are_no_labels_of_their_own() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        for code in 0..=u16::MAX {
+            metrics.closed(code);
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let labels: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("tickwire_fanout_closed_total{code=\""))
+            .filter_map(|line| line.split('"').next())
+            .collect();
+        for code in CloseCode::ALL {
+            assert!(
+                labels.contains(&code.code().to_string().as_str()),
+                "{code:?}"
+            );
+        }
+        for code in ["1000", "1006", "1007", "1011", "other"] {
+            assert!(labels.contains(&code), "{code}");
+        }
+        assert!(labels.len() < 32, "{labels:?}");
     }
 }
