@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use schemas::ws::{CloseCode, GapReason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +47,15 @@ struct Why {
     why: &'static str,
 }
 
+fn declare<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn zero<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    declare(registry, name, help, M::default())
+}
+
 /// What a replica counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -62,6 +71,7 @@ pub(crate) struct Metrics {
     pub(crate) resets: Counter,
     pub(crate) resumed: Counter,
     pub(crate) bad_ops: Counter,
+    pub(crate) hasty_ops: Counter,
     pub(crate) unencodable: Counter,
     pub(crate) foreign_subjects: Counter,
     pub(crate) received: Counter,
@@ -76,102 +86,59 @@ impl Metrics {
     /// Declares all of them.
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tickwire_fanout");
-        let metrics = Self {
-            accepted: Counter::default(),
-            refused: Family::default(),
-            closed: Family::default(),
-            connections: Gauge::default(),
-            delivered: Counter::default(),
-            written_bytes: Counter::default(),
-            flush_bytes: Histogram::new(exponential_buckets(64.0, 4.0, 8)),
-            skipped: Counter::default(),
-            gaps: Family::default(),
-            resets: Counter::default(),
-            resumed: Counter::default(),
-            bad_ops: Counter::default(),
-            unencodable: Counter::default(),
-            foreign_subjects: Counter::default(),
-            received: Counter::default(),
-            head: Gauge::default(),
-            topics: Gauge::default(),
-            ring_bytes: Gauge::default(),
-            stale: Gauge::default(),
-            hop_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
-        };
-        let m = &metrics;
-        registry.register(
-            "accepted",
-            "WebSocket connections accepted",
-            m.accepted.clone(),
-        );
-        registry.register("refused", "Handshakes refused", m.refused.clone());
-        registry.register(
-            "closed",
-            "Connections closed, by close code",
-            m.closed.clone(),
-        );
-        registry.register("connections", "Open connections", m.connections.clone());
-        registry.register(
-            "delivered",
-            "Messages written to clients",
-            m.delivered.clone(),
-        );
-        registry.register(
-            "written_bytes",
-            "Bytes written to clients",
-            m.written_bytes.clone(),
-        );
-        registry.register("flush_bytes", "Bytes per write", m.flush_bytes.clone());
-        registry.register(
-            "skipped",
-            "State values left out on purpose",
-            m.skipped.clone(),
-        );
-        registry.register("gaps", "Gaps declared", m.gaps.clone());
-        registry.register("resets", "Positions declared void", m.resets.clone());
-        registry.register(
-            "resumed_topics",
-            "Topics resumed from the ring",
-            m.resumed.clone(),
-        );
-        registry.register(
-            "bad_ops",
-            "Client messages or ops that were refused",
-            m.bad_ops.clone(),
-        );
-        registry.register(
-            "unencodable",
-            "Messages that cannot be encoded for a client",
-            m.unencodable.clone(),
-        );
-        registry.register(
-            "foreign_subjects",
-            "Messages whose subject is no topic",
-            m.foreign_subjects.clone(),
-        );
-        registry.register(
-            "received",
-            "Messages read from the stream",
-            m.received.clone(),
-        );
-        registry.register("head", "Last sequence read from the stream", m.head.clone());
-        registry.register("topics", "Topics known", m.topics.clone());
-        registry.register(
-            "ring_bytes",
-            "Bytes held for catch-ups",
-            m.ring_bytes.clone(),
-        );
-        registry.register(
-            "stale",
-            "1 while nothing is heard from the broker",
-            m.stale.clone(),
-        );
-        registry.register(
-            "hop_seconds",
-            "From the broker's storing to this replica's applying",
-            m.hop_seconds.clone(),
-        );
-        metrics
+        Self {
+            accepted: zero(registry, "accepted", "WebSocket connections accepted"),
+            refused: zero(registry, "refused", "Handshakes refused"),
+            closed: zero(registry, "closed", "Connections closed, by close code"),
+            connections: zero(registry, "connections", "Open connections"),
+            delivered: zero(registry, "delivered", "Messages written to clients"),
+            written_bytes: zero(registry, "written_bytes", "Bytes written to clients"),
+            flush_bytes: declare(
+                registry,
+                "flush_bytes",
+                "Bytes per write",
+                Histogram::new(exponential_buckets(64.0, 4.0, 8)),
+            ),
+            skipped: zero(registry, "skipped", "State values left out on purpose"),
+            gaps: zero(registry, "gaps", "Gaps declared"),
+            resets: zero(registry, "resets", "Positions declared void"),
+            resumed: zero(registry, "resumed_topics", "Topics resumed from the ring"),
+            bad_ops: zero(
+                registry,
+                "bad_ops",
+                "Client messages or ops that were refused",
+            ),
+            hasty_ops: zero(
+                registry,
+                "hasty_ops",
+                "Ops refused because their connection asked too often",
+            ),
+            unencodable: zero(
+                registry,
+                "unencodable",
+                "Messages that cannot be encoded for a client",
+            ),
+            foreign_subjects: zero(
+                registry,
+                "foreign_subjects",
+                "Messages whose subject is no topic",
+            ),
+            received: zero(registry, "received", "Messages read from the stream"),
+            head: zero(registry, "head", "Last sequence read from the stream"),
+            topics: zero(registry, "topics", "Topics known"),
+            ring_bytes: zero(registry, "ring_bytes", "Bytes held for catch-ups"),
+            stale: zero(
+                registry,
+                "stale",
+                "1 while nothing is heard from the broker",
+            ),
+            hop_seconds: declare(
+                registry,
+                "hop_seconds",
+                "From the broker's storing to this replica's applying",
+                Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            ),
+        }
     }
 
     pub(crate) fn refused(&self, why: &'static str) {
