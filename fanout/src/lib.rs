@@ -69,7 +69,8 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_SHARDS")]
     pub shards: Option<NonZeroUsize>,
 
-    /// Origins whose pages may connect, comma-separated; `*` is any, and programs need none
+    /// Origins whose pages may connect, comma-separated; `*` is any. Programs need none, nor do pages
+    /// of this very address; pages of a name do, or any name could be pointed here
     #[arg(long, env = "TICKWIRE_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<String>,
 

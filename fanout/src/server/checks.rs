@@ -1,11 +1,14 @@
 //! What a handshake must say, and what it is told otherwise.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::Request;
 use axum::http::header::{
     CONNECTION, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
@@ -132,9 +135,10 @@ pub(super) fn check_subprotocol(headers: &HeaderMap) -> Result<(Encoding, bool),
 /// Browsers say where a page comes from; programs say nothing.
 pub(super) fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<(), Refusal> {
     let origin = text(headers, &ORIGIN);
+    let host = text(headers, &HOST);
     let same = origin
         .split_once("://")
-        .is_some_and(|(_, host)| host == text(headers, &HOST));
+        .is_some_and(|(_, of)| of.eq_ignore_ascii_case(host) && is_nobodys_name(host));
     let listed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
     if !headers.contains_key(ORIGIN) || same || allowed.iter().any(listed) {
         return Ok(());
@@ -144,6 +148,17 @@ pub(super) fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<()
         StatusCode::FORBIDDEN,
         "pages of this origin may not connect: see --origins",
     ))
+}
+
+/// Whether a host cannot be a name that somebody made to point here: a page of such a name would
+/// look like one of ours.
+fn is_nobodys_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let literal = name.trim_start_matches('[').trim_end_matches(']');
+    literal.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
 /// A key in a URL ends up in logs.

@@ -381,3 +381,52 @@ async fn nobody_comes_in_while_the_replica_leaves() {
     assert!(served.unwrap().unwrap().unwrap().is_ok());
     assert!(TcpStream::connect(replica.address).await.is_err());
 }
+
+#[tokio::test]
+async fn pages_connect_only_from_where_nobody_can_pretend_to_be() {
+    let listed = "--origins=https://ticks.example,http://console.example:8080";
+    let replica = Replica::start(&[listed], DEADLINE).await;
+    let cases = [
+        ("127.0.0.1:7070", Some("http://127.0.0.1:7070"), 101),
+        ("[::1]:7070", Some("http://[::1]:7070"), 101),
+        ("[::1]", Some("https://[::1]"), 101),
+        ("localhost:7070", Some("http://localhost:7070"), 101),
+        ("LOCALHOST:7070", Some("http://localhost:7070"), 101),
+        ("ticks.example", Some("https://ticks.example"), 101),
+        ("10.0.0.7:7070", Some("http://console.example:8080"), 101),
+        ("rebound.example:7070", None, 101),
+        (
+            "rebound.example:7070",
+            Some("http://rebound.example:7070"),
+            403,
+        ),
+        (
+            "127.0.0.1.nip.example:7070",
+            Some("http://127.0.0.1.nip.example:7070"),
+            403,
+        ),
+        (
+            "localhost.example:7070",
+            Some("http://localhost.example:7070"),
+            403,
+        ),
+        ("127.0.0.1:7070", Some("http://127.0.0.1:9999"), 403),
+        ("127.0.0.1:7070", Some("http://rebound.example:7070"), 403),
+        ("ticks.example", Some("http://ticks.example"), 403),
+        ("127.0.0.1:7070", Some("null"), 403),
+        ("127.0.0.1:7070", Some(""), 403),
+        ("", Some("http://"), 403),
+        ("127.0.0.1 7070", Some("http://127.0.0.1 7070"), 403),
+    ];
+    let mut refused = 0;
+    for (host, origin, expected) in cases {
+        let origin = origin.map_or_else(String::new, |of| format!("Origin: {of}\r\n"));
+        let fields = format!("Host: {host}\r\n{UPGRADE_FIELDS}{origin}");
+        let answer = ask(&mut replica.connect().await, &fields).await;
+        assert_eq!(status(&answer), expected, "{host} {origin}");
+        refused += u64::from(expected == 403);
+    }
+    replica
+        .counted("refused_total{why=\"origin\"}", refused)
+        .await;
+}
