@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ::governor::clock::DefaultClock;
 use schemas::ws::{CloseCode, Encoding, ErrorCode, ServerMessage, StreamInfo, read_ops};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 
 use crate::frame::{Decoder, Incoming, Opcode, header, push_close, push_header};
+use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
 use crate::session::{HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
@@ -139,10 +141,12 @@ async fn read_all(
     let mut decoder = Decoder::new(connection.session.borrow().limits().message_bytes);
     decoder.feed(&early);
     drop(early);
+    let mut allowance = Allowance::new(shard.shared.ops, DefaultClock::default());
     let mut missed = 0;
     let mut ping_at = Instant::now() + PING;
     loop {
-        if let Err((code, reason)) = take_messages(shard, connection, &mut decoder) {
+        if let Err((code, reason)) = take_messages(shard, connection, &mut decoder, &mut allowance)
+        {
             connection.end_with(code, reason);
         }
         if connection.close.get().is_some() {
@@ -183,6 +187,7 @@ fn take_messages(
     shard: &Shard,
     connection: &Connection,
     decoder: &mut Decoder,
+    allowance: &mut Allowance,
 ) -> Result<(), CloseReason> {
     let encoding = connection.session.borrow().encoding();
     loop {
@@ -200,10 +205,10 @@ fn take_messages(
             Ok(Some(Incoming::Pong(_))) => {}
             Ok(Some(Incoming::Close(code, _))) => return Err((code.unwrap_or(1000), "goodbye")),
             Ok(Some(Incoming::Text(bytes))) if encoding == Encoding::Json => {
-                ops(shard, connection, &bytes)?;
+                ops(shard, connection, allowance, &bytes)?;
             }
             Ok(Some(Incoming::Binary(bytes))) if encoding == Encoding::MessagePack => {
-                ops(shard, connection, &bytes)?;
+                ops(shard, connection, allowance, &bytes)?;
             }
             Ok(Some(Incoming::Text(_) | Incoming::Binary(_))) => {
                 shard.shared.metrics.bad_ops.inc();
@@ -228,7 +233,12 @@ const fn reason_of(code: u16) -> &'static str {
     }
 }
 
-fn ops(shard: &Shard, connection: &Connection, bytes: &[u8]) -> Result<(), CloseReason> {
+fn ops(
+    shard: &Shard,
+    connection: &Connection,
+    allowance: &mut Allowance,
+    bytes: &[u8],
+) -> Result<(), CloseReason> {
     let mut session = connection.session.borrow_mut();
     let ops = match read_ops(session.encoding(), bytes) {
         Ok(ops) => ops,
@@ -242,11 +252,19 @@ fn ops(shard: &Shard, connection: &Connection, bytes: &[u8]) -> Result<(), Close
             ));
         }
     };
+    if ops.is_empty() {
+        // It asks for nothing, but it had to be read.
+        is_granted(shard, &mut session, allowance, None)?;
+    }
     let mut index = shard.index.borrow_mut();
     session.applied(shard.applied());
     for op in ops {
         if session.is_drowning() {
             return Err((CloseCode::Slow.code(), CloseCode::Slow.reason()));
+        }
+        let id = op.as_ref().map_or_else(|error| error.id, id_of);
+        if !is_granted(shard, &mut session, allowance, id)? {
+            continue;
         }
         match op {
             Ok(op) => {
@@ -265,6 +283,33 @@ fn ops(shard: &Shard, connection: &Connection, bytes: &[u8]) -> Result<(), Close
     }
     connection.wake.notify_one();
     Ok(())
+}
+
+/// Whether an op may be carried out; if not, the client is told when it may.
+fn is_granted(
+    shard: &Shard,
+    session: &mut Session,
+    allowance: &mut Allowance,
+    id: Option<u64>,
+) -> Result<bool, CloseReason> {
+    let verdict = allowance.take();
+    if verdict == Verdict::Granted {
+        return Ok(true);
+    }
+    shard.shared.metrics.hasty_ops.inc();
+    let Verdict::Wait(wait) = verdict else {
+        return Err((
+            CloseCode::RateLimited.code(),
+            CloseCode::RateLimited.reason(),
+        ));
+    };
+    session.say(&ServerMessage::Err {
+        id,
+        code: ErrorCode::RateLimited,
+        message: "ops come too fast on this connection".to_owned(),
+        retry_after_ms: Some(millis_up(wait)),
+    });
+    Ok(false)
 }
 
 async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWriteHalf) -> Ended {

@@ -10,12 +10,14 @@
 //! | `connection` | one socket: frames in, frames out |
 //! | `frame` | RFC 6455 |
 //! | `server` | handshakes |
+//! | `governor` | what one address and one connection may ask for |
 //!
 //! A message is encoded once per encoding, and only if somebody here wants it.
 
 mod connection;
 mod feeder;
 mod frame;
+mod governor;
 mod index;
 mod metrics;
 mod server;
@@ -29,6 +31,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
+use ::governor::clock::DefaultClock;
 use anyhow::{Context as _, Result, anyhow};
 use bus::reader::{Reader, ReaderConfig, Start};
 use schemas::time::{Clock, SystemClock};
@@ -40,6 +43,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub use crate::governor::GovernorArgs;
+
+use crate::governor::Governor;
 use feeder::Feeder;
 use metrics::Metrics;
 use server::Door;
@@ -63,7 +69,8 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_SHARDS")]
     pub shards: Option<NonZeroUsize>,
 
-    /// Origins whose pages may connect, comma-separated; `*` is any, and programs need none
+    /// Origins whose pages may connect, comma-separated; `*` is any. Programs need none, nor do pages
+    /// of this very address; pages of a name do, or any name could be pointed here
     #[arg(long, env = "TICKWIRE_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<String>,
 
@@ -94,6 +101,18 @@ pub struct Args {
     /// Connections closed per second when this replica leaves
     #[arg(long, env = "TICKWIRE_DRAIN_RATE", default_value = "500")]
     pub drain_rate: NonZeroUsize,
+
+    /// Seconds that a handshake may take
+    #[arg(long, env = "TICKWIRE_HANDSHAKE_SECS", default_value = "5")]
+    pub handshake_secs: NonZeroU32,
+
+    /// Connections that may be in their handshake at once; beyond them the slowest are closed
+    #[arg(long, env = "TICKWIRE_MAX_HANDSHAKES", default_value = "1024")]
+    pub max_handshakes: NonZeroUsize,
+
+    /// What one address and one connection may ask for
+    #[command(flatten)]
+    pub governor: GovernorArgs,
 }
 
 /// What fanout runs with.
@@ -127,6 +146,7 @@ pub async fn run(
         metrics: metrics.clone(),
         clock: Arc::clone(&clock),
         limits: limits(args),
+        ops: args.governor.ops(),
         node: config.node.as_str().into(),
     };
     let (shards, mut threads) = start_shards(args, &shared)?;
@@ -154,14 +174,20 @@ pub async fn run(
     };
     show_stats(&cx, &store, &metrics);
     let handshakes = TaskTracker::new();
+    // Not `stop` itself: a part that ends because of it must not look like one that failed.
+    let leaving = CancellationToken::new();
     let door = Arc::new(Door {
         shards: shards.clone(),
         next: AtomicUsize::new(0),
         origins: args.origins.clone(),
         max_connections: i64::try_from(args.max_connections.get()).unwrap_or(i64::MAX),
+        max_handshakes: args.max_handshakes.get(),
+        patience: Duration::from_secs(args.handshake_secs.get().into()),
+        governor: Governor::new(&args.governor, DefaultClock::default()),
         metrics: metrics.clone(),
         ready: is_ready,
         tasks: handshakes.clone(),
+        leaving: leaving.clone(),
     });
     let feeder_stop = CancellationToken::new();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
@@ -170,15 +196,9 @@ pub async fn run(
         feeding.await;
         Ok(())
     });
-    // Not `stop` itself: a part that ends because of it must not look like one that failed.
-    let leaving = CancellationToken::new();
-    let left = leaving.clone();
     parts.spawn(async move {
-        let serving = axum::serve(listener, server::router(door));
-        serving
-            .with_graceful_shutdown(left.cancelled_owned())
-            .await
-            .context("accepting connections")
+        server::serve(listener, door).await;
+        Ok(())
     });
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),

@@ -1,33 +1,56 @@
 //! The HTTP side: handshakes, and nothing else.
+//!
+//! Whoever connects has a bounded time to get through; of too many who dawdle the first ones go.
 
+mod checks;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Router};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade::downcast;
-use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
+use hyper_util::service::TowerToHyperService;
 use schemas::ws::Encoding;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::frame::accept_key;
+use crate::governor::{Governor, Guest, millis_up};
 use crate::metrics::Metrics;
-use crate::shard::Command;
+use crate::shard::{Arrival, Command};
+use checks::{
+    Refusal, check_credentials, check_origin, check_subprotocol, check_upgrade, problem, refuse,
+};
 
 /// The kernel's own buffer per socket: what a slow client may hold beyond its session's bound.
 const SEND_BUFFER: usize = 128 * 1024;
+/// The longest request head.
+const MAX_HEAD: usize = 16 * 1024;
+/// How often the governor forgets who was quiet.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long to wait for a file descriptor.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What handshakes need.
 pub(crate) struct Door {
@@ -35,31 +58,122 @@ pub(crate) struct Door {
     pub(crate) next: AtomicUsize,
     pub(crate) origins: Vec<String>,
     pub(crate) max_connections: i64,
+    /// How many may be in their handshake at once.
+    pub(crate) max_handshakes: usize,
+    /// How long a handshake may take.
+    pub(crate) patience: Duration,
+    pub(crate) governor: Governor,
     pub(crate) metrics: Metrics,
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) tasks: TaskTracker,
+    /// The replica lets nobody in any more.
+    pub(crate) leaving: CancellationToken,
+}
+
+type Routes = TowerToHyperService<Router>;
+
+/// Accepts connections until the replica leaves; those in their handshake by then are answered.
+pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>) {
+    let routes = TowerToHyperService::new(router(Arc::clone(&door)));
+    let mut tasks = JoinSet::new();
+    let mut waiting: BTreeMap<u64, AbortHandle> = BTreeMap::new();
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turn = 0;
+    loop {
+        tokio::select! {
+            () = door.leaving.cancelled() => break,
+            accepted = listener.accept() => {
+                let Some((stream, guest)) = admit(&door, accepted).await else {
+                    continue;
+                };
+                if waiting.len() >= door.max_handshakes
+                    && let Some((_, longest)) = waiting.pop_first()
+                {
+                    longest.abort();
+                    door.metrics.refused("too_many_handshakes");
+                }
+                turn += 1;
+                let (number, greeting) = (turn, greet(Arc::clone(&door), routes.clone(), stream, guest));
+                let task = tasks.spawn(async move {
+                    greeting.await;
+                    number
+                });
+                waiting.insert(number, task);
+            }
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                // Whoever was sent away is not waiting any more.
+                if let Ok(number) = ended {
+                    waiting.remove(&number);
+                }
+            }
+            _ = sweep.tick() => door.governor.forget_idle(),
+        }
+    }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Counts a connection in, or closes it.
+async fn admit(
+    door: &Door,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+) -> Option<(TcpStream, Guest)> {
+    match accepted {
+        Ok((stream, peer)) => {
+            let guest = door.governor.enter(peer.ip());
+            if guest.is_none() {
+                door.metrics.refused("flood_per_ip");
+            }
+            Some((stream, guest?))
+        }
+        Err(error) => {
+            let is_of_the_peer = matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+            );
+            if !is_of_the_peer {
+                warn!(%error, "a connection cannot be accepted");
+                sleep(PAUSE).await;
+            }
+            None
+        }
+    }
+}
+
+/// Sees one connection through its handshake.
+async fn greet(door: Arc<Door>, routes: Routes, stream: TcpStream, guest: Guest) {
+    let guest = Arc::new(guest);
+    let service = service_fn(move |mut request: axum::http::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&guest));
+        let answer = routes.call(request);
+        async move {
+            let mut response = answer.await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    match timeout(door.patience, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_parse() => door.metrics.refused("not_http"),
+        Ok(Err(error)) => debug!(%error, "a connection ended before its handshake"),
+        Err(_) => door.metrics.refused("handshake_timeout"),
+    }
 }
 
 /// The routes.
-pub(crate) fn router(door: Arc<Door>) -> Router {
+fn router(door: Arc<Door>) -> Router {
     Router::new()
         .route("/v1/stream", get(stream))
         .fallback(not_found)
         .with_state(door)
-}
-
-fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = Problem {
-        page: NO_PAGE.to_owned(),
-        title: title.to_owned(),
-        status: status.as_u16(),
-        detail: detail.to_owned(),
-        parameter: None,
-    };
-    let mut response = (status, Json(body)).into_response();
-    let kind = HeaderValue::from_static(PROBLEM_JSON);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }
 
 async fn not_found() -> Response {
@@ -70,47 +184,12 @@ async fn not_found() -> Response {
     )
 }
 
-/// Why a handshake is refused.
-struct Refusal {
-    /// For counting.
-    why: &'static str,
-    status: StatusCode,
-    detail: String,
-    /// What the client should know besides.
-    hint: Option<(HeaderName, &'static str)>,
-}
-
-impl Refusal {
-    fn hint(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.hint = Some((name, value));
-        self
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let title = "the WebSocket handshake was refused";
-        let mut response = problem(self.status, title, &self.detail);
-        if let Some((name, value)) = self.hint {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
-        response
-    }
-}
-
-fn refuse(why: &'static str, status: StatusCode, detail: &str) -> Refusal {
-    Refusal {
-        why,
-        status,
-        detail: detail.to_owned(),
-        hint: None,
-    }
-}
-
-async fn stream(State(door): State<Arc<Door>>, mut request: Request) -> Response {
-    match handshake(&door, &mut request) {
+async fn stream(
+    State(door): State<Arc<Door>>,
+    Extension(guest): Extension<Arc<Guest>>,
+    mut request: Request,
+) -> Response {
+    match handshake(&door, guest, &mut request) {
         Ok(response) => response,
         Err(refusal) => {
             door.metrics.refused(refusal.why);
@@ -119,28 +198,17 @@ async fn stream(State(door): State<Arc<Door>>, mut request: Request) -> Response
     }
 }
 
-fn handshake(door: &Arc<Door>, request: &mut Request) -> Result<Response, Refusal> {
+fn handshake(
+    door: &Arc<Door>,
+    guest: Arc<Guest>,
+    request: &mut Request,
+) -> Result<Response, Refusal> {
+    check_room(door, &guest)?;
     let headers = request.headers();
     let key = check_upgrade(headers)?;
     let (encoding, chosen) = check_subprotocol(headers)?;
-    check_origin(door, headers)?;
+    check_origin(&door.origins, headers)?;
     check_credentials(request)?;
-    if !*door.ready.borrow() {
-        return Err(refuse(
-            "not_ready",
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this replica has not caught up yet",
-        )
-        .hint(RETRY_AFTER, "1"));
-    }
-    if door.metrics.connections.get() >= door.max_connections {
-        return Err(refuse(
-            "full",
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this replica has as many connections as it may",
-        )
-        .hint(RETRY_AFTER, "5"));
-    }
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(refuse(
             "not_http1",
@@ -157,7 +225,7 @@ fn handshake(door: &Arc<Door>, request: &mut Request) -> Result<Response, Refusa
     })?;
     let owner = Arc::clone(door);
     door.tasks.spawn(async move {
-        if let Err(why) = hand_over(&owner, upgrade, encoding).await {
+        if let Err(why) = hand_over(&owner, upgrade, encoding, guest).await {
             debug!(why, "a connection was lost at its handshake");
         }
     });
@@ -175,116 +243,37 @@ fn handshake(door: &Arc<Door>, request: &mut Request) -> Result<Response, Refusa
     Ok(response)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-}
-
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(wanted))
-}
-
-fn check_upgrade(headers: &HeaderMap) -> Result<String, Refusal> {
-    if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {
-        return Err(refuse(
-            "no_upgrade",
-            StatusCode::UPGRADE_REQUIRED,
-            "Connection: Upgrade and Upgrade: websocket are needed",
-        )
-        .hint(UPGRADE, "websocket"));
+/// Whether one more connection may come in, and from there.
+fn check_room(door: &Door, guest: &Guest) -> Result<(), Refusal> {
+    if let Some(excess) = guest.excess() {
+        let seconds = millis_up(excess.retry_after).div_ceil(1_000).max(1);
+        return Err(
+            refuse(excess.why, StatusCode::TOO_MANY_REQUESTS, excess.detail)
+                .hint(RETRY_AFTER, seconds),
+        );
     }
-    if text(headers, &SEC_WEBSOCKET_VERSION) != "13" {
-        return Err(refuse(
-            "version",
-            StatusCode::UPGRADE_REQUIRED,
-            "Sec-WebSocket-Version must be 13",
-        )
-        .hint(SEC_WEBSOCKET_VERSION, "13"));
-    }
-    let key = text(headers, &SEC_WEBSOCKET_KEY);
-    let decoded = data_encoding::BASE64.decode(key.as_bytes());
-    if decoded.is_ok_and(|bytes| bytes.len() == 16) {
-        return Ok(key.to_owned());
-    }
-    Err(refuse(
-        "key",
-        StatusCode::BAD_REQUEST,
-        "Sec-WebSocket-Key must be 16 bytes in base64",
-    ))
-}
-
-/// The encoding, and whether the client asked for it.
-fn check_subprotocol(headers: &HeaderMap) -> Result<(Encoding, bool), Refusal> {
-    if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
-        return Ok((Encoding::Json, false));
-    }
-    let offered =
-        |encoding: &Encoding| lists(headers, &SEC_WEBSOCKET_PROTOCOL, encoding.subprotocol());
-    Encoding::ALL
-        .into_iter()
-        .find(offered)
-        .map(|encoding| (encoding, true))
-        .ok_or_else(|| {
-            let known = Encoding::ALL.map(Encoding::subprotocol).join(" and ");
-            refuse(
-                "subprotocol",
-                StatusCode::BAD_REQUEST,
-                &format!("the subprotocols are {known}"),
-            )
-        })
-}
-
-/// Browsers say where a page comes from; programs say nothing.
-fn check_origin(door: &Door, headers: &HeaderMap) -> Result<(), Refusal> {
-    let origin = text(headers, &ORIGIN);
-    let same = origin
-        .split_once("://")
-        .is_some_and(|(_, host)| host == text(headers, &HOST));
-    let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
-    if !headers.contains_key(ORIGIN) || same || door.origins.iter().any(listed) {
+    let (why, detail, seconds) = if door.leaving.is_cancelled() {
+        ("draining", "this replica is leaving", 1_u64)
+    } else if !*door.ready.borrow() {
+        ("not_ready", "this replica has not caught up yet", 1)
+    } else if door.metrics.connections.get() >= door.max_connections {
+        ("full", "this replica has as many connections as it may", 5)
+    } else {
         return Ok(());
-    }
-    Err(refuse(
-        "origin",
-        StatusCode::FORBIDDEN,
-        "pages of this origin may not connect: see --origins",
-    ))
-}
-
-/// A key in a URL ends up in logs.
-fn check_credentials(request: &Request) -> Result<(), Refusal> {
-    let query = request.uri().query().unwrap_or_default();
-    let names = query.split('&').filter_map(|pair| pair.split('=').next());
-    let secret = ["key", "api_key", "apikey", "token", "jwt", "access_token"];
-    if names.into_iter().any(|name| {
-        secret
-            .iter()
-            .any(|secret| name.eq_ignore_ascii_case(secret))
-    }) {
-        return Err(refuse(
-            "secret_in_url",
-            StatusCode::BAD_REQUEST,
-            "credentials do not belong into a URL",
-        ));
-    }
-    Ok(())
+    };
+    Err(refuse(why, StatusCode::SERVICE_UNAVAILABLE, detail).hint(RETRY_AFTER, seconds))
 }
 
 async fn hand_over(
     door: &Door,
     upgrade: OnUpgrade,
     encoding: Encoding,
+    guest: Arc<Guest>,
 ) -> Result<(), &'static str> {
     let upgraded: Upgraded = upgrade.await.map_err(|_| "the client went away")?;
-    let parts = downcast::<TokioIo<TcpStream>>(upgraded).map_err(|_| "not a TCP connection")?;
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| "not a TCP connection")?;
     let stream = parts.io.into_inner();
     let early = parts.read_buf.to_vec();
     let _best_effort = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
@@ -297,11 +286,15 @@ async fn hand_over(
         .get(turn % door.shards.len().max(1))
         .ok_or("there is no shard")?;
     shard
-        .send(Command::Accept {
+        .send(Command::Accept(Arrival {
             stream,
             early,
             encoding,
-        })
+            guest,
+        }))
         .await
         .map_err(|_| "the shard has ended")
 }
+
+#[cfg(test)]
+mod tests;

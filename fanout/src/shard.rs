@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use governor::Quota;
 use rand::RngExt as _;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
@@ -16,6 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tracing::debug;
 
 use crate::connection::{self, Connection};
+use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::session::{Limits, Session};
@@ -24,15 +26,19 @@ use crate::store::{Live, Store};
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
 pub(crate) const INLET: usize = 256;
 
+/// A new connection, its handshake done.
+pub(crate) struct Arrival {
+    pub(crate) stream: TcpStream,
+    /// Bytes that the client sent right behind its handshake.
+    pub(crate) early: Vec<u8>,
+    pub(crate) encoding: Encoding,
+    /// Counts the connection for as long as it lasts.
+    pub(crate) guest: Arc<Guest>,
+}
+
 /// What a shard is told.
 pub(crate) enum Command {
-    /// A new connection, its handshake done.
-    Accept {
-        stream: TcpStream,
-        /// Bytes that the client sent right behind its handshake.
-        early: Vec<u8>,
-        encoding: Encoding,
-    },
+    Accept(Arrival),
     /// Messages in stream order; everything up to the head is in them or in the store.
     Batch {
         messages: Arc<[Arc<Live>]>,
@@ -46,9 +52,14 @@ pub(crate) enum Command {
         rewound: Option<Epoch>,
     },
     /// Retention removed messages before they were read.
-    Trimmed { from: StreamSeq, to: StreamSeq },
+    Trimmed {
+        from: StreamSeq,
+        to: StreamSeq,
+    },
     /// The replica is leaving: every connection is closed within this time.
-    Drain { spread: Duration },
+    Drain {
+        spread: Duration,
+    },
 }
 
 /// What all shards share.
@@ -58,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
+    /// What one connection may ask for; `None` is unlimited.
+    pub(crate) ops: Option<Quota>,
     pub(crate) node: Arc<str>,
 }
 
@@ -103,9 +116,9 @@ impl Shard {
             tokio::select! {
                 command = commands.recv() => match command {
                     None => return,
-                    Some(Command::Accept { .. }) if draining => {}
-                    Some(Command::Accept { stream, early, encoding }) => {
-                        if let Err(problem) = self.accept(stream, early, encoding, &mut tasks) {
+                    Some(Command::Accept(_)) if draining => {}
+                    Some(Command::Accept(arrival)) => {
+                        if let Err(problem) = self.accept(arrival, &mut tasks) {
                             debug!(%problem, "a connection was lost before it began");
                         }
                     }
@@ -120,13 +133,13 @@ impl Shard {
         }
     }
 
-    fn accept(
-        self: &Rc<Self>,
-        stream: TcpStream,
-        early: Vec<u8>,
-        encoding: Encoding,
-        tasks: &mut JoinSet<()>,
-    ) -> std::io::Result<()> {
+    fn accept(self: &Rc<Self>, arrival: Arrival, tasks: &mut JoinSet<()>) -> std::io::Result<()> {
+        let Arrival {
+            stream,
+            early,
+            encoding,
+            guest,
+        } = arrival;
         let stream = tokio::net::TcpStream::from_std(stream)?;
         let id = ConnId(self.next.get());
         self.next.set(id.0 + 1);
@@ -149,7 +162,11 @@ impl Shard {
         self.connections
             .borrow_mut()
             .insert(id, Rc::clone(&connection));
-        tasks.spawn_local(connection::run(Rc::clone(self), connection, stream, early));
+        let serving = connection::run(Rc::clone(self), connection, stream, early);
+        tasks.spawn_local(async move {
+            serving.await;
+            drop(guest);
+        });
         Ok(())
     }
 
@@ -164,7 +181,7 @@ impl Shard {
                 self.each(|session| session.trimmed(&known, &self.shared.store, (from, to)));
             }
             // Handled where tasks are owned.
-            Command::Accept { .. } | Command::Drain { .. } => {}
+            Command::Accept(_) | Command::Drain { .. } => {}
         }
     }
 

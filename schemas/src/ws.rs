@@ -182,6 +182,26 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every code.
+    pub const ALL: [Self; 16] = [
+        Self::GoingAway,
+        Self::Protocol,
+        Self::Unsupported,
+        Self::TooBig,
+        Self::Restart,
+        Self::Overloaded,
+        Self::TokenExpired,
+        Self::HeartbeatTimeout,
+        Self::Slow,
+        Self::RateLimited,
+        Self::AuthFailed,
+        Self::BadProtocol,
+        Self::AuthTimeout,
+        Self::Revoked,
+        Self::NotEntitled,
+        Self::ConnectionLimit,
+    ];
+
     /// The number in the close frame.
     pub const fn code(self) -> u16 {
         match self {

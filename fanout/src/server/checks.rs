@@ -1,0 +1,181 @@
+//! What a handshake must say, and what it is told otherwise.
+
+use std::net::IpAddr;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
+use schemas::ws::Encoding;
+
+/// Why a handshake is refused.
+pub(super) struct Refusal {
+    /// For counting.
+    pub(super) why: &'static str,
+    status: StatusCode,
+    detail: String,
+    /// What the client should know besides.
+    hint: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    pub(super) fn hint(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.hint = Some((name, value.into()));
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let title = "the WebSocket handshake was refused";
+        let mut response = problem(self.status, title, &self.detail);
+        if let Some((name, value)) = self.hint {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+pub(super) fn refuse(why: &'static str, status: StatusCode, detail: &str) -> Refusal {
+    Refusal {
+        why,
+        status,
+        detail: detail.to_owned(),
+        hint: None,
+    }
+}
+
+pub(super) fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
+    let body = Problem {
+        page: NO_PAGE.to_owned(),
+        title: title.to_owned(),
+        status: status.as_u16(),
+        detail: detail.to_owned(),
+        parameter: None,
+    };
+    let mut response = (status, Json(body)).into_response();
+    let kind = HeaderValue::from_static(PROBLEM_JSON);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(wanted))
+}
+
+pub(super) fn check_upgrade(headers: &HeaderMap) -> Result<String, Refusal> {
+    if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {
+        return Err(refuse(
+            "no_upgrade",
+            StatusCode::UPGRADE_REQUIRED,
+            "Connection: Upgrade and Upgrade: websocket are needed",
+        )
+        .hint(UPGRADE, HeaderValue::from_static("websocket")));
+    }
+    if text(headers, &SEC_WEBSOCKET_VERSION) != "13" {
+        return Err(refuse(
+            "version",
+            StatusCode::UPGRADE_REQUIRED,
+            "Sec-WebSocket-Version must be 13",
+        )
+        .hint(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
+    }
+    let key = text(headers, &SEC_WEBSOCKET_KEY);
+    let decoded = data_encoding::BASE64.decode(key.as_bytes());
+    if decoded.is_ok_and(|bytes| bytes.len() == 16) {
+        return Ok(key.to_owned());
+    }
+    Err(refuse(
+        "key",
+        StatusCode::BAD_REQUEST,
+        "Sec-WebSocket-Key must be 16 bytes in base64",
+    ))
+}
+
+/// The encoding, and whether the client asked for it.
+pub(super) fn check_subprotocol(headers: &HeaderMap) -> Result<(Encoding, bool), Refusal> {
+    if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        return Ok((Encoding::Json, false));
+    }
+    let offered =
+        |encoding: &Encoding| lists(headers, &SEC_WEBSOCKET_PROTOCOL, encoding.subprotocol());
+    Encoding::ALL
+        .into_iter()
+        .find(offered)
+        .map(|encoding| (encoding, true))
+        .ok_or_else(|| {
+            let known = Encoding::ALL.map(Encoding::subprotocol).join(" and ");
+            refuse(
+                "subprotocol",
+                StatusCode::BAD_REQUEST,
+                &format!("the subprotocols are {known}"),
+            )
+        })
+}
+
+/// Browsers say where a page comes from; programs say nothing.
+pub(super) fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<(), Refusal> {
+    let origin = text(headers, &ORIGIN);
+    let host = text(headers, &HOST);
+    let same = origin
+        .split_once("://")
+        .is_some_and(|(_, of)| of.eq_ignore_ascii_case(host) && is_nobodys_name(host));
+    let listed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
+    if !headers.contains_key(ORIGIN) || same || allowed.iter().any(listed) {
+        return Ok(());
+    }
+    Err(refuse(
+        "origin",
+        StatusCode::FORBIDDEN,
+        "pages of this origin may not connect: see --origins",
+    ))
+}
+
+/// Whether a host cannot be a name that somebody made to point here: a page of such a name would
+/// look like one of ours.
+fn is_nobodys_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let literal = name.trim_start_matches('[').trim_end_matches(']');
+    literal.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+/// A key in a URL ends up in logs.
+pub(super) fn check_credentials(request: &Request) -> Result<(), Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let names = query.split('&').filter_map(|pair| pair.split('=').next());
+    let secret = ["key", "api_key", "apikey", "token", "jwt", "access_token"];
+    if names.into_iter().any(|name| {
+        secret
+            .iter()
+            .any(|secret| name.eq_ignore_ascii_case(secret))
+    }) {
+        return Err(refuse(
+            "secret_in_url",
+            StatusCode::BAD_REQUEST,
+            "credentials do not belong into a URL",
+        ));
+    }
+    Ok(())
+}
