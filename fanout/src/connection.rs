@@ -1,22 +1,28 @@
 //! One socket: what it reads becomes ops, what its session owes becomes frames.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use schemas::ws::{CloseCode, Encoding, ErrorCode, ServerMessage, StreamInfo, read_ops};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
+use tracing::debug;
 
 use crate::frame::{Decoder, Incoming, Opcode, header, push_close, push_header};
 use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
-use crate::session::{HEARTBEAT, Reply, Session, refusal};
+use crate::repair::Page;
+use crate::session::{Ask, HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
 
 /// How often a client is asked whether it is there.
@@ -34,6 +40,13 @@ const MAX_CONTROL: usize = 16 * 1024;
 /// The longest frame header, and the longest array header of MessagePack.
 const HEADROOM: usize = 10;
 
+/// Requests to the broker that one connection may have under way.
+const MAX_ASKED: usize = 8;
+/// How long to wait before the broker is asked again, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Whoever waited so long, and the broker is there, is sent to another replica.
+const LAST_PAUSE: Duration = Duration::from_secs(3);
+
 /// A connection as its shard sees it.
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
@@ -42,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) control: RefCell<Vec<u8>>,
     /// There is something to write.
     pub(crate) wake: Notify,
+    /// There is something to ask the broker for.
+    pub(crate) hungry: Notify,
     pub(crate) close: Cell<Option<(u16, &'static str)>>,
 }
 
@@ -83,6 +98,7 @@ pub(crate) async fn run(
     let ended = tokio::select! {
         ended = reading => ended,
         ended = writing => ended,
+        never = repair_all(&shard, &connection) => match never {},
     };
     let code = match (ended, connection.close.get()) {
         (Ended::Closed, Some((code, _))) => code,
@@ -312,6 +328,52 @@ fn is_granted(
     Ok(false)
 }
 
+/// Asks the broker for what the session wants to read.
+pub(crate) async fn repair_all(shard: &Shard, connection: &Connection) -> Infallible {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        while asked.len() < MAX_ASKED {
+            let Some(ask) = connection.session.borrow_mut().ask() else {
+                break;
+            };
+            asked.push(answer(shard, connection, ask));
+        }
+        tokio::select! {
+            () = connection.hungry.notified() => {}
+            Some((ask, page)) = asked.next(), if !asked.is_empty() => {
+                connection.session.borrow_mut().answered(&ask, page);
+                connection.wake.notify_one();
+            }
+        }
+    }
+}
+
+/// Asks until there is an answer; whoever cannot be helped here is sent to another replica.
+async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> (Ask, Arc<Page>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let (topic, stale) = {
+            let known = shard.shared.store.read();
+            let topic = known.epoch.zip(known.info(ask.topic).cloned());
+            (topic, known.stale)
+        };
+        if let Some((epoch, topic)) = topic {
+            match shard.shared.repairs.page(epoch, &topic, ask.after).await {
+                Ok(page) => return (ask, page),
+                Err(error) => {
+                    debug!(%error, "older messages cannot be read");
+                    shard.shared.metrics.failed_repairs.inc();
+                }
+            }
+        }
+        if pause > LAST_PAUSE && !stale {
+            connection.end(CloseCode::Overloaded);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE * 2);
+    }
+}
+
 async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWriteHalf) -> Ended {
     let mut written_at = Instant::now();
     loop {
@@ -342,6 +404,9 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
         }
         let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
         let start = assemble(shard, connection, &mut buffer, now);
+        if connection.session.borrow().wants() {
+            connection.hungry.notify_one();
+        }
         let last = buffer.get(start..).unwrap_or_default();
         if connection.close.get().is_some() {
             return farewell(write, connection, last).await;

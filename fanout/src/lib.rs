@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `feeder` | reads the stream once, for all shards |
 //! | `store` | last messages and the ring of recent ones |
+//! | `repair` | older messages, read from the broker |
 //! | `shard` | one thread per core: connections and the dispatch of live messages |
 //! | `index` | who wants which topic |
 //! | `session` | what one connection subscribes to and is still owed; no I/O |
@@ -20,6 +21,7 @@ mod frame;
 mod governor;
 mod index;
 mod metrics;
+mod repair;
 mod server;
 mod session;
 mod shard;
@@ -48,6 +50,7 @@ pub use crate::governor::GovernorArgs;
 use crate::governor::Governor;
 use feeder::Feeder;
 use metrics::Metrics;
+use repair::Repairs;
 use server::Door;
 use session::Limits;
 use shard::{Command, Shared};
@@ -143,6 +146,11 @@ pub async fn run(
     let store = Arc::new(Store::new(&config.stream, args.ring_bytes.get()));
     let shared = Shared {
         store: Arc::clone(&store),
+        repairs: Arc::new(Repairs::new(
+            cx.client.clone(),
+            &config.stream,
+            metrics.clone(),
+        )),
         metrics: metrics.clone(),
         clock: Arc::clone(&clock),
         limits: limits(args),

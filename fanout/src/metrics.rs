@@ -70,6 +70,9 @@ pub(crate) struct Metrics {
     gaps: Family<Why, Counter>,
     pub(crate) resets: Counter,
     pub(crate) resumed: Counter,
+    pub(crate) repaired: Counter,
+    pub(crate) repair_requests: Counter,
+    pub(crate) failed_repairs: Counter,
     pub(crate) bad_ops: Counter,
     pub(crate) hasty_ops: Counter,
     pub(crate) unencodable: Counter,
@@ -103,6 +106,21 @@ impl Metrics {
             gaps: zero(registry, "gaps", "Gaps declared"),
             resets: zero(registry, "resets", "Positions declared void"),
             resumed: zero(registry, "resumed_topics", "Topics resumed from the ring"),
+            repaired: zero(
+                registry,
+                "repaired",
+                "Messages older than the ring that were read for clients",
+            ),
+            repair_requests: zero(
+                registry,
+                "repair_requests",
+                "Requests to the broker for older messages",
+            ),
+            failed_repairs: zero(
+                registry,
+                "failed_repairs",
+                "Waits for older messages that must be repeated",
+            ),
             bad_ops: zero(
                 registry,
                 "bad_ops",

@@ -2,8 +2,10 @@
 //!
 //! Three things wait for the socket: the outbox (answers and live messages, in order), snapshots
 //! (topics whose last value is read when there is room) and catch-ups (positions, read from the
-//! ring when there is room). Only the outbox takes memory per message, and it is bounded.
+//! ring when there is room; what the ring does not have is asked for, and comes as shared pages).
+//! Only the outbox takes memory per message, and it is bounded.
 
+mod catch_up;
 mod fill;
 mod outbox;
 mod subscribe;
@@ -22,6 +24,8 @@ use schemas::ws::{
 use crate::index::ConnId;
 use crate::metrics::Metrics;
 use crate::store::{Known, Live, Message, Store, TopicId};
+pub(crate) use catch_up::Ask;
+use catch_up::Repair;
 use fill::CURSOR_AGE;
 use outbox::Outbox;
 pub(crate) use subscribe::Reply;
@@ -98,6 +102,8 @@ pub(crate) struct Session {
     patterns: HashMap<Box<str>, (Pattern, Conflate)>,
     topics: HashMap<TopicId, Held>,
     pulls: VecDeque<TopicId>,
+    repairs: HashMap<TopicId, Repair>,
+    next_ticket: u64,
     slots: HashMap<TopicId, Slot>,
     /// Pending quotes by instrument: they leave before its next trade.
     quotes: HashMap<u32, TopicId>,
@@ -130,6 +136,8 @@ impl Session {
             patterns: HashMap::new(),
             topics: HashMap::new(),
             pulls: VecDeque::new(),
+            repairs: HashMap::new(),
+            next_ticket: 0,
             slots: HashMap::new(),
             quotes: HashMap::new(),
             outbox: Outbox::default(),
@@ -294,6 +302,7 @@ impl Session {
         self.slots.clear();
         self.quotes.clear();
         self.pulls.clear();
+        self.repairs.clear();
         self.say(&ServerMessage::Reset {
             st: Some(store.stream.clone()),
             c: None,

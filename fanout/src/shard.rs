@@ -20,6 +20,7 @@ use crate::connection::{self, Connection};
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
+use crate::repair::Repairs;
 use crate::session::{Limits, Session};
 use crate::store::{Live, Store};
 
@@ -66,6 +67,7 @@ pub(crate) enum Command {
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
+    pub(crate) repairs: Arc<Repairs>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
@@ -157,6 +159,7 @@ impl Shard {
             session: RefCell::new(session),
             control: RefCell::default(),
             wake: Notify::new(),
+            hungry: Notify::new(),
             close: Cell::new(None),
         });
         self.connections

@@ -33,6 +33,8 @@ pub(crate) struct TopicInfo {
     pub(crate) id: TopicId,
     /// As clients spell it.
     pub(crate) text: Box<str>,
+    /// As the broker stores it.
+    pub(crate) subject: Box<str>,
     pub(crate) kind: Kind,
     /// Shared by all topics of one instrument.
     pub(crate) instrument: u32,
@@ -50,10 +52,11 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Appends the `d` message; nothing if the payload cannot be encoded.
-    pub(crate) fn data_into(&self, encoding: Encoding, out: &mut Vec<u8>) {
+    /// Appends the `d` message for whoever has everything up to `pos`, and nothing follows there
+    /// before this; nothing if the payload cannot be encoded.
+    pub(crate) fn data_into(&self, encoding: Encoding, pos: StreamSeq, out: &mut Vec<u8>) {
         if let Some(tick) = tick(encoding, &self.payload) {
-            let positions = (self.seq, self.prev);
+            let positions = (self.seq, self.prev.min(pos));
             push_data(encoding, out, &self.topic.text, positions, &tick, 0);
         }
     }
@@ -95,7 +98,7 @@ impl Live {
         };
         let bytes = cell.get_or_init(|| {
             let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
-            self.data_into(encoding, &mut out);
+            self.data_into(encoding, self.prev, &mut out);
             out.into()
         });
         (!bytes.is_empty()).then_some(bytes)
@@ -279,6 +282,7 @@ impl Known {
         let info = TopicInfo {
             id,
             text: text.clone(),
+            subject: subject.into(),
             kind: topic.kind(),
             instrument,
         };

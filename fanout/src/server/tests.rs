@@ -46,8 +46,16 @@ impl Replica {
         let args = Cli::try_parse_from(given).unwrap().args;
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
+        // The stream is empty: nobody is asked for what is older than the ring.
+        let nowhere = async_nats::ConnectOptions::new().retry_on_initial_connect();
+        let client = nowhere.connect("127.0.0.1:9").await.unwrap();
         let shared = Shared {
             store: Arc::new(Store::new("TICKS", args.ring_bytes.get())),
+            repairs: Arc::new(crate::repair::Repairs::new(
+                client,
+                "TICKS",
+                metrics.clone(),
+            )),
             metrics: metrics.clone(),
             clock: Arc::new(SystemClock),
             limits: limits(&args),
@@ -311,9 +319,11 @@ async fn the_silent_and_the_slow_are_sent_away() {
         .await
         .unwrap();
     let since = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
     while slow.write_all(b"x").await.is_ok() {
         assert!(since.elapsed() < DEADLINE, "it may go on for ever");
-        tokio::task::yield_now().await;
+        // Slowly enough that its time is up before its head is too long.
+        pace.tick().await;
     }
     let mut endless = replica.connect().await;
     let fields = format!("{}Content-Length: 1000\r\n", upgrade_to(replica.address));

@@ -10,7 +10,7 @@ use schemas::time::UnixNanos;
 use schemas::ws::{CloseCode, Encoding, FeedHealth, GapReason, ServerMessage, push_message};
 
 use super::{Covers, HEARTBEAT, Phase, Session, gap_message, skip_message};
-use crate::store::{Known, Message, Next, Store, TopicId};
+use crate::store::{Known, Message, Store, TopicId};
 
 /// How long a position beyond the head may wait for this replica to get there.
 const FUTURE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.out.len() < self.limit
     }
 
@@ -36,7 +36,7 @@ impl Sink<'_> {
         self.with(|out| out.extend_from_slice(bytes));
     }
 
-    fn message(&mut self, message: &ServerMessage<()>) {
+    pub(super) fn message(&mut self, message: &ServerMessage<()>) {
         let encoding = self.encoding;
         self.with(|out| {
             let start = out.len();
@@ -46,15 +46,15 @@ impl Sink<'_> {
         });
     }
 
-    /// The `d` message of a tick; `false` if it cannot be encoded.
-    fn data(&mut self, message: &Message) -> bool {
+    /// The `d` message of a tick that follows a position; `false` if it cannot be encoded.
+    pub(super) fn data(&mut self, message: &Message, pos: StreamSeq) -> bool {
         let (encoding, before) = (self.encoding, self.count);
-        self.with(|out| message.data_into(encoding, out));
+        self.with(|out| message.data_into(encoding, pos, out));
         self.count > before
     }
 
     /// The `snap` message of a tick; `false` if it cannot be encoded.
-    fn snapshot(&mut self, message: &Message) -> bool {
+    pub(super) fn snapshot(&mut self, message: &Message) -> bool {
         let (encoding, before) = (self.encoding, self.count);
         self.with(|out| message.snapshot(encoding, out));
         self.count > before
@@ -150,7 +150,7 @@ impl Session {
     }
 
     /// A message that is no tick cannot be given: says so, or its topic would seem to have a hole.
-    fn unencodable(
+    pub(super) fn unencodable(
         &self,
         (known, store): (&Known, &Store),
         message: &Message,
@@ -178,6 +178,10 @@ impl Session {
             let Some(held) = self.topics.get(&topic) else {
                 continue;
             };
+            if self.is_waiting(topic) {
+                waiting.push_back(topic);
+                continue;
+            }
             let done = match held.phase {
                 Phase::Live => true,
                 Phase::Snapshot { from, covers } => {
@@ -231,7 +235,7 @@ impl Session {
             Covers::Omissions => {
                 self.metrics.skipped.inc();
                 sink.message(&skip_message(&last, None));
-                if !sink.data(&last) {
+                if !sink.data(&last, last.prev) {
                     self.unencodable((known, store), &last, sink);
                 }
             }
@@ -258,73 +262,11 @@ impl Session {
         true
     }
 
-    /// Sends what follows a position; whether the topic is live now.
-    fn pull_messages(
-        &mut self,
-        (known, store): (&Known, &Store),
-        topic: TopicId,
-        mut pos: StreamSeq,
-        sink: &mut Sink<'_>,
-    ) -> bool {
-        while sink.has_room() {
-            match known.next(topic, pos) {
-                // What this shard has not dispatched yet will come as live.
-                Next::Message(message) if message.seq <= self.applied => {
-                    if !sink.data(&message) {
-                        self.unencodable((known, store), &message, sink);
-                    }
-                    pos = message.seq;
-                }
-                Next::Missing(to) if pos < self.applied => {
-                    let to = to.min(self.applied);
-                    self.metrics.gap(GapReason::Retention);
-                    let why = GapReason::Retention;
-                    let gap = known
-                        .info(topic)
-                        .and_then(|info| gap_message(known, store, &info.text, (pos, to), why));
-                    if let Some(gap) = gap {
-                        sink.message(&gap);
-                    }
-                    pos = to;
-                    let last = known
-                        .last(topic)
-                        .filter(|last| last.seq == to && last.topic.kind.is_state());
-                    if let Some(last) = last {
-                        sink.snapshot(last);
-                    }
-                }
-                Next::End | Next::Message(_) | Next::Missing(_) => {
-                    let reached = pos <= self.applied;
-                    self.settle(topic, pos, reached);
-                    return reached;
-                }
-            }
-        }
-        self.settle(topic, pos, false);
-        false
-    }
-
-    fn settle(&mut self, topic: TopicId, reached_pos: StreamSeq, live: bool) {
-        if let Some(held) = self.topics.get_mut(&topic) {
-            held.floor = held.floor.max(reached_pos);
-            held.phase = match held.phase {
-                _ if live => Phase::Live,
-                Phase::CatchUp { since, .. } => Phase::CatchUp {
-                    pos: reached_pos,
-                    since,
-                },
-                Phase::Live | Phase::Snapshot { .. } => Phase::CatchUp {
-                    pos: reached_pos,
-                    since: Instant::now(),
-                },
-            };
-        }
-    }
-
     /// A position that this replica never reached belongs to no history: start from the last value.
     fn void(&mut self, known: &Known, topic: TopicId, sink: &mut Sink<'_>) {
         let Some(epoch) = known.epoch else { return };
         self.metrics.resets.inc();
+        self.repairs.remove(&topic);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.phase = Phase::Snapshot {
                 from: known.origin(),
@@ -391,6 +333,7 @@ impl Session {
             || self.due().is_some_and(|due| due <= now)
             || self.pulls.iter().any(|topic| {
                 self.topics.get(topic).is_none_or(|held| match held.phase {
+                    Phase::CatchUp { .. } if self.is_waiting(*topic) => false,
                     Phase::CatchUp { pos, since } => {
                         pos <= self.applied || now.duration_since(since) > FUTURE
                     }

@@ -99,6 +99,8 @@ impl Session {
         }
         self.say(&ServerMessage::Ack { id: op.id, ok, err });
         let known = cx.store.read();
+        let selectors = accepted.iter().map(|(_, selector)| selector);
+        self.take_births(&known, selectors, cx.index);
         let from = self.position(op, &known, cx.store);
         let voided = from.is_err();
         let from = from.ok().flatten();
@@ -137,6 +139,38 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Topics that are held already, and were born without this shard having heard of it: whatever
+    /// is asked of them now, the client knows them from their beginning.
+    fn take_births<'a>(
+        &mut self,
+        known: &Known,
+        selectors: impl Iterator<Item = &'a Selector>,
+        index: &mut Index,
+    ) {
+        if self.exact.is_empty() && self.patterns.is_empty() {
+            return;
+        }
+        for selector in selectors {
+            let exact = match selector {
+                Selector::Topic(topic) => known.topic(&topic.to_string()),
+                Selector::Pattern(_) => None,
+            };
+            let matching = known.topics().filter(|topic| match selector {
+                Selector::Topic(_) => false,
+                Selector::Pattern(pattern) => pattern.matches(&topic.text),
+            });
+            for topic in exact.into_iter().chain(matching) {
+                if !self.topics.contains_key(&topic.id) && self.is_covered(&topic.text) {
+                    self.born(topic, known.origin().next(), index);
+                }
+            }
+        }
+    }
+
+    fn is_covered(&self, topic: &str) -> bool {
+        self.exact.contains_key(topic) || self.covering(topic).next().is_some()
     }
 
     /// Positions before all that this replica knows: what may be missing is declared once for all
@@ -260,13 +294,19 @@ impl Session {
             ),
             Start::Head if wants_snapshot => {
                 let covers = if state { Covers::Nothing } else { Covers::Past };
-                let from = self.applied;
+                // Of a topic that is held, the client knows nothing higher than what it was sent.
+                let held = self.topics.get(&topic.id);
+                let from = held.map_or(self.applied, |held| match held.phase {
+                    Phase::Live => held.floor,
+                    Phase::Snapshot { from: pos, .. } | Phase::CatchUp { pos, .. } => pos,
+                });
                 // What comes meanwhile is in the value, or follows it.
                 (Phase::Snapshot { from, covers }, StreamSeq::ZERO)
             }
             Start::Head => (Phase::Live, self.applied),
         };
         self.take_slot(topic.id);
+        self.repairs.remove(&topic.id);
         let pulls = phase != Phase::Live;
         let queued = self.topics.get(&topic.id).is_some_and(|held| held.queued);
         if pulls && !queued {
@@ -427,11 +467,12 @@ impl Session {
             .copied()
             .filter(|id| {
                 let text = text(*id).unwrap_or_default();
-                !self.exact.contains_key(&text) && self.covering(&text).next().is_none()
+                !self.is_covered(&text)
             })
             .collect();
         for id in gone {
             self.topics.remove(&id);
+            self.repairs.remove(&id);
             self.take_slot(id);
             cx.index.remove(id, self.id);
         }

@@ -14,13 +14,20 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::api::{self, ApiError};
+use crate::stream::{self, Horizon};
 
 /// The most subjects that one request may name, and the most that its patterns may match.
 pub const MAX_SUBJECTS: usize = 1_024;
 /// The most bytes that one request may send back before the next page is asked for.
 const PAGE_BYTES: u64 = 4_194_304;
+/// The same, of a part of one subject's history.
+const REPAIR_BYTES: u64 = 262_144;
 /// How long a replica may take between two messages of an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Replicas expire messages by their own clocks, which differ by less than this.
+const SKEW: Duration = Duration::from_secs(30);
+/// The most messages that are read one by one.
+const SINGLY: usize = 32;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,14 +155,100 @@ pub async fn next_by_subject(
     from: StreamSeq,
     limit: usize,
 ) -> Result<Vec<Found>, ApiError> {
-    let request = json!({
+    let request = behind(subject, from, (limit, PAGE_BYTES));
+    let mut found = Vec::new();
+    ask(client, stream, &request, &mut found).await?;
+    Ok(found)
+}
+
+fn behind(subject: &str, from: StreamSeq, (limit, bytes): (usize, u64)) -> Value {
+    json!({
         "next_by_subj": subject,
         "seq": from.get().max(1),
         "batch": limit,
-        "max_bytes": PAGE_BYTES,
-    });
+        "max_bytes": bytes,
+    })
+}
+
+/// What follows a position on one subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Following {
+    /// Up to here retention has removed whatever there was; `None` if it has not reached the
+    /// position.
+    pub trimmed: Option<StreamSeq>,
+    /// Every message behind the position, or behind what was trimmed, without a hole; how many there
+    /// are says nothing about how many there should be: the replica that answered may lag.
+    pub found: Vec<Found>,
+}
+
+/// Reads at most `limit` messages of a subject behind a position, and whether retention has taken
+/// any of them.
+///
+/// A replica answers that may lag, and that expires messages when its own clock says so. So the
+/// leader is asked afterwards where the stream begins; what is about to expire is read from it alone.
+///
+/// # Errors
+///
+/// [`ApiError::NoResponders`] if there is no such stream or it has no leader.
+pub async fn following(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    after: StreamSeq,
+    limit: usize,
+) -> Result<Following, ApiError> {
     let mut found = Vec::new();
+    let request = behind(subject, after.next(), (limit, REPAIR_BYTES));
     ask(client, stream, &request, &mut found).await?;
+    let mut horizon = stream::horizon(client, stream).await?;
+    let from = after.next().max(horizon.first_seq);
+    if may_expire_elsewhere(client, stream, (&horizon, from)).await? {
+        found = singly(client, stream, subject, from, limit.min(SINGLY)).await?;
+        horizon = stream::horizon(client, stream).await?;
+    }
+    let trimmed = (horizon.first_seq > after.next()).then(|| horizon.first_seq.prev());
+    found.retain(|found| found.seq >= horizon.first_seq);
+    Ok(Following { trimmed, found })
+}
+
+/// Whether a replica may have expired a message that the leader still has.
+async fn may_expire_elsewhere(
+    client: &Client,
+    stream: &str,
+    (horizon, seq): (&Horizon, StreamSeq),
+) -> Result<bool, ApiError> {
+    let Some(edge) = horizon.expires_at.filter(|_| horizon.replicas > 1) else {
+        return Ok(false);
+    };
+    if horizon.first_time.since(edge) > SKEW {
+        return Ok(false);
+    }
+    let message = stream::message_at(client, stream, seq).await?;
+    Ok(message.is_some_and(|message| message.time.since(edge) <= SKEW))
+}
+
+/// Reads messages of a subject from the leader, one by one.
+async fn singly(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    mut from: StreamSeq,
+    limit: usize,
+) -> Result<Vec<Found>, ApiError> {
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let Some(message) = stream::next_of(client, stream, subject, from).await? else {
+            break;
+        };
+        from = message.seq.next();
+        found.push(Found {
+            subject: message.subject,
+            seq: message.seq,
+            time: message.time,
+            headers: HeaderMap::new(),
+            payload: message.payload,
+        });
+    }
     Ok(found)
 }
 

@@ -30,6 +30,17 @@ pub struct StreamState {
     pub bytes: u64,
 }
 
+/// Where a stream begins, and what will go next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Horizon {
+    pub(crate) first_seq: StreamSeq,
+    /// When the first retained message was stored.
+    pub(crate) first_time: UnixNanos,
+    /// Messages stored before this expire; `None` if they do not expire by age.
+    pub(crate) expires_at: Option<UnixNanos>,
+    pub(crate) replicas: u32,
+}
+
 /// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -60,6 +71,9 @@ impl Stored {
 #[derive(Deserialize)]
 struct Info {
     created: String,
+    /// The leader's own time.
+    #[serde(default)]
+    ts: Option<String>,
     state: State,
     config: Config,
 }
@@ -72,6 +86,7 @@ struct Described {
 #[derive(Deserialize)]
 struct State {
     first_seq: u64,
+    first_ts: String,
     last_seq: u64,
     messages: u64,
     bytes: u64,
@@ -79,6 +94,11 @@ struct State {
 
 #[derive(Deserialize)]
 struct Config {
+    /// Nanoseconds; 0 is for ever.
+    #[serde(default)]
+    max_age: i64,
+    #[serde(default)]
+    num_replicas: u32,
     #[serde(default)]
     subjects: Vec<String>,
     #[serde(default)]
@@ -137,18 +157,40 @@ pub(crate) async fn state_for(
     Ok((state, config.is_contiguous_for(filter)))
 }
 
+/// Asks the leader where a stream begins.
+pub(crate) async fn horizon(client: &Client, stream: &str) -> Result<Horizon, ApiError> {
+    let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    let info: Info = api::call(client, &subject, &serde_json::Value::Null).await?;
+    // Where nothing is retained, the time is that of year 1.
+    let first_time = if info.state.messages == 0 {
+        UnixNanos::EPOCH
+    } else {
+        api::time(&subject, &info.state.first_ts)?
+    };
+    let now = info.ts.as_ref().map(|ts| api::time(&subject, ts));
+    let expires = now.transpose()?.filter(|_| info.config.max_age > 0);
+    Ok(Horizon {
+        first_seq: first_seq(&info.state),
+        first_time,
+        expires_at: expires.map(|now| now.offset(-info.config.max_age)),
+        replicas: info.config.num_replicas,
+    })
+}
+
+/// An empty stream reports 0 or last + 1, depending on its past.
+const fn first_seq(state: &State) -> StreamSeq {
+    if state.messages == 0 {
+        return StreamSeq::new(state.last_seq + 1);
+    }
+    StreamSeq::new(state.first_seq)
+}
+
 async fn info(client: &Client, stream: &str) -> Result<(StreamState, Config), ApiError> {
     let subject = format!("$JS.API.STREAM.INFO.{stream}");
     let info: Info = api::call(client, &subject, &serde_json::Value::Null).await?;
-    // An empty stream reports first_seq 0 or last + 1, depending on its past.
-    let first = if info.state.messages == 0 {
-        info.state.last_seq + 1
-    } else {
-        info.state.first_seq
-    };
     let state = StreamState {
         created: api::time(&subject, &info.created)?,
-        first_seq: StreamSeq::new(first),
+        first_seq: first_seq(&info.state),
         last_seq: StreamSeq::new(info.state.last_seq),
         messages: info.state.messages,
         bytes: info.state.bytes,
@@ -228,4 +270,15 @@ pub async fn last_of(
     subject: &str,
 ) -> Result<Option<Stored>, ApiError> {
     message(client, stream, json!({ "last_by_subj": subject })).await
+}
+
+/// Reads the next message of a subject at or behind a sequence; `None` if there is none.
+pub(crate) async fn next_of(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    from: StreamSeq,
+) -> Result<Option<Stored>, ApiError> {
+    let body = json!({ "next_by_subj": subject, "seq": from.get().max(1) });
+    message(client, stream, body).await
 }

@@ -6,7 +6,7 @@ use schemas::continuity::{Continuity, Verdict};
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::tick::Tick;
 use schemas::topic::Pattern;
-use schemas::ws::{ClientOp, Conflate, Encoding, From, ServerMessage, Subscribe};
+use schemas::ws::{ClientOp, Conflate, Encoding, From, GapReason, ServerMessage, Subscribe};
 
 use super::world::Truth;
 
@@ -30,6 +30,8 @@ pub(super) struct Client {
     pub(super) wanted: BTreeMap<String, Conflate>,
     asked: BTreeMap<u64, Subscribe>,
     leaving: BTreeSet<u64>,
+    /// Strings that were held, now or before the connection was lost.
+    acknowledged: BTreeSet<String>,
     places: BTreeMap<String, Place>,
     /// Where each string began, as far as is known since.
     starts: BTreeMap<String, StreamSeq>,
@@ -58,6 +60,7 @@ impl Client {
             wanted: BTreeMap::new(),
             asked: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            acknowledged: BTreeSet::new(),
             places: BTreeMap::new(),
             starts: BTreeMap::new(),
             cursor: StreamSeq::ZERO,
@@ -70,10 +73,13 @@ impl Client {
     pub(super) fn disconnected(&mut self) {
         self.asked.clear();
         self.leaving.clear();
-        self.held.clear();
+        // What only a string held that is not wanted any more was left, acknowledged or not.
         let wanted = &self.wanted;
+        self.acknowledged.retain(|text| wanted.contains_key(text));
+        self.held.clear();
+        let kept = &self.acknowledged;
         self.places
-            .retain(|topic, _| wanted.keys().any(|text| covers(text, topic)));
+            .retain(|topic, _| kept.iter().any(|text| covers(text, topic)));
         self.cursor = StreamSeq::ZERO;
     }
 
@@ -139,6 +145,7 @@ impl Client {
                 if self.leaving.remove(&id) {
                     for left in ok {
                         self.held.remove(&left.c);
+                        self.acknowledged.remove(&left.c);
                     }
                     self.left(truth);
                 } else {
@@ -156,7 +163,15 @@ impl Client {
                     self.declare(&skipped.0, skipped.1);
                 }
             }
-            ServerMessage::Gap { c, from, to, .. } => {
+            ServerMessage::Gap {
+                c, from, to, why, ..
+            } => {
+                if *why == GapReason::Retention {
+                    for topic in truth.every_topic().filter(|topic| covers(c, topic)) {
+                        let is_lost = truth.is_lost(topic, (*from, *to));
+                        assert!(is_lost, "{message:?}: {topic} could be had");
+                    }
+                }
                 if let Some(start) = self.starts.get_mut(c) {
                     *start = (*start).max(*to);
                 }
@@ -243,6 +258,7 @@ impl Client {
             own.max(from.c.map(Cursor::seq))
         });
         let start = asked.filter(|pos| *pos > StreamSeq::ZERO).unwrap_or(head);
+        self.acknowledged.insert(text.to_owned());
         if self.held.insert(text.to_owned(), op.conflate).is_none() {
             self.starts.insert(text.to_owned(), start);
         }

@@ -20,8 +20,9 @@ use super::client::Client;
 use super::{Trace, note};
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
-use crate::session::{Limits, Reply, Session};
-use crate::store::{Live, Store};
+use crate::repair::Page;
+use crate::session::{Ask, Limits, Reply, Session};
+use crate::store::{Live, Store, TopicInfo};
 
 const SYMBOLS: [&str; 4] = ["A", "B.C", "D", "E"];
 const STRINGS: [&str; 9] = [
@@ -57,6 +58,8 @@ pub(super) struct Truth {
     /// Everything of this epoch, trimmed or not.
     messages: Vec<Message>,
     by_topic: BTreeMap<String, BTreeSet<u64>>,
+    /// What is no tick.
+    garbage: BTreeSet<u64>,
     first: StreamSeq,
 }
 
@@ -69,6 +72,7 @@ impl Truth {
             epoch: Epoch::new(UnixNanos::new(5), generation),
             messages: Vec::new(),
             by_topic: topics.map(|topic| (topic, BTreeSet::new())).collect(),
+            garbage: BTreeSet::new(),
             first: StreamSeq::new(1),
         }
     }
@@ -97,6 +101,34 @@ impl Truth {
 
     pub(super) fn last(&self, topic: &str) -> StreamSeq {
         StreamSeq::new(self.by_topic[topic].last().copied().unwrap_or(0))
+    }
+
+    /// Whether retention has removed this, or it is no tick.
+    pub(super) fn is_lost(&self, topic: &str, (from, to): (StreamSeq, StreamSeq)) -> bool {
+        // A value that is no tick takes those with it that it stands for.
+        let is_garbage = |seq: u64| self.garbage.contains(&seq);
+        let mut there = self.by_topic[topic].range(from.get()..=to.get());
+        is_garbage(to.get()) || there.all(|seq| *seq < self.first.get() || is_garbage(*seq))
+    }
+
+    /// Reads a page as Direct Get does, from a replica that knows everything up to `known`.
+    fn page(
+        &self,
+        topic: &Arc<TopicInfo>,
+        after: StreamSeq,
+        (known, limit): (StreamSeq, usize),
+    ) -> Page {
+        let trimmed = (self.first > after.next()).then(|| self.first.prev());
+        let behind = after.max(self.first.prev());
+        let there = self.messages.iter().filter(|message| {
+            message.seq > behind && message.seq <= known && *message.subject == *topic.subject
+        });
+        let found: Vec<_> = there
+            .take(limit)
+            .map(|message| (message.seq, message.time, message.payload.clone().into()))
+            .collect();
+        let is_full = found.len() == limit;
+        Page::new(topic, after, trimmed, found, is_full)
     }
 
     pub(super) fn knows(&self, from: &From) -> bool {
@@ -139,15 +171,17 @@ impl Truth {
             .get_mut(&topic.to_string())
             .unwrap()
             .insert(seq.get());
+        // Now and then something that is no tick: it is declared, and nothing stops.
+        let payload = if rng.random_bool(0.02) {
+            self.garbage.insert(seq.get());
+            vec![0xC1]
+        } else {
+            to_msgpack(&tick).unwrap()
+        };
         self.messages.push(Message {
             seq,
             subject: subject::stored(&topic),
-            // Now and then something that is no tick: it is declared, and nothing stops.
-            payload: if rng.random_bool(0.02) {
-                vec![0xC1]
-            } else {
-                to_msgpack(&tick).unwrap()
-            },
+            payload,
             time,
         });
     }
@@ -306,6 +340,8 @@ pub(super) struct World {
     truth: Truth,
     replicas: Vec<Replica>,
     clients: Vec<(Client, Option<(usize, ConnId)>)>,
+    /// What sessions asked the broker for, and what it answered; nothing of it has arrived.
+    answers: Vec<(usize, ConnId, Ask, Arc<Page>)>,
     now: Instant,
     metrics: Metrics,
     next_conn: u64,
@@ -326,6 +362,7 @@ impl World {
             truth,
             replicas: replicas.into(),
             clients: clients.into(),
+            answers: Vec::new(),
             now: Instant::now(),
             metrics: Metrics::new(&mut Registry::default()),
             next_conn: 0,
@@ -342,7 +379,9 @@ impl World {
                     self.truth.publish(&mut self.rng);
                 }
             }
-            25..45 => {
+            25..30 => self.ask_broker(client),
+            30..35 => self.answer(),
+            35..45 => {
                 let count = self.rng.random_range(1..20);
                 self.replicas[replica].read(&self.truth, count);
             }
@@ -360,6 +399,45 @@ impl World {
             94..98 => self.now += Duration::from_millis(self.rng.random_range(1..3_000)),
             98 => self.restart(replica),
             _ => self.rare(),
+        }
+    }
+
+    /// The broker answers what a session asked for; the answer is under way.
+    fn ask_broker(&mut self, client: usize) {
+        let Some((replica, id)) = self.clients[client].1 else {
+            return;
+        };
+        let place = &mut self.replicas[replica];
+        let (session, _) = place.sessions.get_mut(&id).unwrap();
+        while let Some(ask) = session.ask() {
+            let topic = place.store.read().info(ask.topic).cloned().unwrap();
+            let head = self.truth.head();
+            let known = match self.rng.random_range(0..3) {
+                0 => StreamSeq::new(self.rng.random_range(0..=head.get())),
+                _ => head,
+            };
+            let limit = self.rng.random_range(1..20);
+            let mut page = self.truth.page(&topic, ask.after, (known, limit));
+            if page.end == ask.after {
+                // It lags: it is asked again until it has something.
+                page = self.truth.page(&topic, ask.after, (head, limit));
+            }
+            self.answers.push((replica, id, ask, Arc::new(page)));
+        }
+    }
+
+    /// One answer arrives.
+    fn answer(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let at = self.rng.random_range(0..self.answers.len());
+        let (replica, id, ask, page) = self.answers.swap_remove(at);
+        if let Some((session, client)) = self.replicas[replica].sessions.get_mut(&id) {
+            note(&self.trace, || {
+                format!("{client}@{replica}: {ask:?} {page:?}")
+            });
+            session.answered(&ask, page);
         }
     }
 
@@ -588,7 +666,16 @@ impl World {
                 if self.clients[client].1.is_none() {
                     self.connect(client, 1);
                 }
-                while self.drain(client, 4_000) > 0 {}
+                loop {
+                    let count = self.drain(client, 4_000);
+                    self.ask_broker(client);
+                    if count == 0 && self.answers.is_empty() {
+                        break;
+                    }
+                    while !self.answers.is_empty() {
+                        self.answer();
+                    }
+                }
             }
             self.now += Duration::from_secs(6);
         }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use async_nats::HeaderMap;
 use bus::api::ApiError;
-use bus::get::{last_for_subject, multi_last, next_by_subject, snapshot};
+use bus::get::{following, last_for_subject, multi_last, next_by_subject, snapshot};
 use schemas::position::StreamSeq;
 
 use crate::reading::publish;
@@ -94,6 +94,44 @@ async fn messages_are_read_as_they_were_sent() -> Result<()> {
     assert_eq!(seqs, [6, 10, 14]);
     let all = next_by_subject(&client, STREAM, "tick.>", StreamSeq::ZERO, 100).await?;
     assert_eq!(all.len(), 21);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_position_says_what_is_trimmed() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    let context = async_nats::jetstream::new(client.clone());
+    let config = async_nats::jetstream::stream::Config {
+        name: STREAM.to_owned(),
+        subjects: vec!["tick.>".to_owned()],
+        max_messages: 60,
+        allow_direct: true,
+        ..Default::default()
+    };
+    context.create_stream(config).await?;
+    publish(&client, 100, 2).await?;
+    // Odd sequences are of one subject; 41 is the first that is retained.
+    let subject = "tick.trade.x.S0";
+    let of_subject = bus::stream::message_at(&client, STREAM, StreamSeq::new(41)).await?;
+    assert_eq!(
+        of_subject.map(|message| message.subject).as_deref(),
+        Some(subject)
+    );
+    let cases = [
+        (0, 3, Some(40), vec![41, 43, 45]),
+        (39, 2, Some(40), vec![41, 43]),
+        (40, 2, None, vec![41, 43]),
+        (41, 2, None, vec![43, 45]),
+        (95, 9, None, vec![97, 99]),
+        (99, 9, None, vec![]),
+    ];
+    for (after, limit, trimmed, expected) in cases {
+        let answer = following(&client, STREAM, subject, StreamSeq::new(after), limit).await?;
+        assert_eq!(answer.trimmed, trimmed.map(StreamSeq::new), "after {after}");
+        let seqs: Vec<u64> = answer.found.iter().map(|found| found.seq.get()).collect();
+        assert_eq!(seqs, expected, "after {after}");
+    }
     Ok(())
 }
 

@@ -1,0 +1,225 @@
+//! What follows a position: from the ring while it reaches back, and before that from pages that the
+//! broker is asked for. Whoever owns the session does the asking.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::position::StreamSeq;
+use schemas::ws::GapReason;
+
+use super::fill::Sink;
+use super::{Covers, Phase, Session};
+use crate::repair::Page;
+use crate::store::{Known, Message, Next, Store, TopicId};
+
+/// How far the reading of older messages is.
+#[derive(Debug)]
+pub(super) struct Repair {
+    /// The client's position then: the topic has nothing between it and where the page begins.
+    since: StreamSeq,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// What follows this position must be asked for.
+    Wanted(StreamSeq),
+    /// It was asked for.
+    Asked(u64),
+    /// It is here.
+    Here(Arc<Page>),
+}
+
+/// What a session wants to read of a topic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    /// Tells this request from others about the same topic.
+    ticket: u64,
+    pub(crate) topic: TopicId,
+    /// The position behind which it must begin.
+    pub(crate) after: StreamSeq,
+}
+
+/// What comes next of a topic that is older than the ring.
+enum Older {
+    Message(Arc<Message>),
+    /// Retention has removed everything up to here.
+    Trimmed(StreamSeq),
+    /// It must be asked for.
+    Unknown,
+}
+
+impl Session {
+    /// Whether older messages must be asked for.
+    pub(crate) fn wants(&self) -> bool {
+        self.repairs
+            .values()
+            .any(|repair| matches!(repair.state, State::Wanted(_)))
+    }
+
+    /// The next thing to ask for; [`Session::answered`] takes the answer.
+    pub(crate) fn ask(&mut self) -> Option<Ask> {
+        let ticket = self.next_ticket;
+        let wanted = self
+            .repairs
+            .iter_mut()
+            .find_map(|(topic, repair)| match repair.state {
+                State::Wanted(after) => Some((*topic, after, repair)),
+                State::Asked(_) | State::Here(_) => None,
+            });
+        let (topic, after, repair) = wanted?;
+        repair.state = State::Asked(ticket);
+        self.next_ticket += 1;
+        Some(Ask {
+            ticket,
+            topic,
+            after,
+        })
+    }
+
+    /// Takes what was read; an answer that nobody waits for any more is dropped.
+    pub(crate) fn answered(&mut self, ask: &Ask, page: Arc<Page>) {
+        if let Some(repair) = self.repairs.get_mut(&ask.topic)
+            && matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket)
+        {
+            repair.state = State::Here(page);
+        }
+    }
+
+    /// Whether a topic waits for the broker.
+    pub(super) fn is_waiting(&self, topic: TopicId) -> bool {
+        let repair = self.repairs.get(&topic);
+        repair.is_some_and(|repair| !matches!(repair.state, State::Here(_)))
+    }
+
+    /// Sends what follows a position; whether the topic is live now.
+    pub(super) fn pull_messages(
+        &mut self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        mut pos: StreamSeq,
+        sink: &mut Sink<'_>,
+    ) -> bool {
+        while sink.has_room() {
+            let message = match known.next(topic, pos) {
+                Next::Message(message) => message,
+                // What the shard has not dispatched yet will come as live.
+                Next::Missing(_) if pos >= self.applied => return self.settle(topic, pos),
+                Next::End => return self.settle(topic, pos),
+                Next::Missing(to) => match self.older(topic, pos) {
+                    Older::Message(_) if self.resumed >= self.limits.resume_messages => {
+                        self.give_up(topic, pos);
+                        return false;
+                    }
+                    Older::Message(message) => {
+                        self.resumed += 1;
+                        self.metrics.repaired.inc();
+                        message
+                    }
+                    Older::Trimmed(end) => {
+                        let end = end.min(to).min(self.applied);
+                        self.lost((known, store), topic, (pos, end), sink);
+                        pos = end;
+                        continue;
+                    }
+                    Older::Unknown => {
+                        self.pause(topic, pos);
+                        return false;
+                    }
+                },
+            };
+            if message.seq > self.applied {
+                return self.settle(topic, pos);
+            }
+            if !sink.data(&message, pos) {
+                self.unencodable((known, store), &message, sink);
+            }
+            pos = message.seq;
+        }
+        self.pause(topic, pos);
+        false
+    }
+
+    fn older(&mut self, topic: TopicId, pos: StreamSeq) -> Older {
+        let mut from = pos;
+        if let Some(repair) = self.repairs.get(&topic) {
+            match &repair.state {
+                State::Wanted(_) | State::Asked(_) => return Older::Unknown,
+                State::Here(page) if repair.since <= pos && pos < page.end => {
+                    if let Some(trimmed) = page.trimmed.filter(|trimmed| pos < *trimmed) {
+                        return Older::Trimmed(trimmed);
+                    }
+                    if let Some(message) = page.next(pos) {
+                        return Older::Message(Arc::clone(message));
+                    }
+                    from = page.end;
+                }
+                State::Here(_) => {}
+            }
+        }
+        let (since, state) = (pos, State::Wanted(from));
+        self.repairs.insert(topic, Repair { since, state });
+        Older::Unknown
+    }
+
+    /// Declares what retention has removed of a topic; its value follows if nothing else does.
+    fn lost(
+        &mut self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        (pos, end): (StreamSeq, StreamSeq),
+        sink: &mut Sink<'_>,
+    ) {
+        let Some(info) = known.info(topic) else {
+            return;
+        };
+        self.metrics.gap(GapReason::Retention);
+        let gap = super::gap_message(known, store, &info.text, (pos, end), GapReason::Retention);
+        if let Some(gap) = gap {
+            sink.message(&gap);
+        }
+        let last = known.last(topic);
+        if let Some(last) = last.filter(|last| last.seq <= end && info.kind.is_state()) {
+            sink.snapshot(last);
+        }
+    }
+
+    /// More is asked for than may be replayed: the last value takes its place.
+    fn give_up(&mut self, topic: TopicId, pos: StreamSeq) {
+        self.repairs.remove(&topic);
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.floor = held.floor.max(pos);
+            held.phase = Phase::Snapshot {
+                from: pos,
+                covers: Covers::Budget,
+            };
+        }
+    }
+
+    /// Everything up to what was dispatched is sent: the topic is live, unless its position is one
+    /// that this replica has not reached.
+    fn settle(&mut self, topic: TopicId, pos: StreamSeq) -> bool {
+        if pos > self.applied {
+            self.pause(topic, pos);
+            return false;
+        }
+        self.repairs.remove(&topic);
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.floor = held.floor.max(pos);
+            held.phase = Phase::Live;
+        }
+        true
+    }
+
+    /// The topic goes on behind a position when there is room, or when more is known.
+    fn pause(&mut self, topic: TopicId, pos: StreamSeq) {
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.floor = held.floor.max(pos);
+            let since = match held.phase {
+                Phase::CatchUp { since, .. } => since,
+                Phase::Live | Phase::Snapshot { .. } => Instant::now(),
+            };
+            held.phase = Phase::CatchUp { pos, since };
+        }
+    }
+}
