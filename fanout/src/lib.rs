@@ -1,4 +1,4 @@
-//! JetStream to WebSocket clients. Stateless: any replica can continue any client.
+//! JetStream to WebSocket and SSE clients. Stateless: any replica can continue any client.
 //!
 //! | module | does |
 //! |---|---|
@@ -9,11 +9,14 @@
 //! | `session` | what one connection subscribes to and is still owed; no I/O |
 //! | `connection` | one socket: frames in, frames out |
 //! | `frame` | RFC 6455 |
+//! | `sse` | server-sent events |
+//! | `channels` | named sets of topics |
 //! | `server` | handshakes |
 //! | `governor` | what one address and one connection may ask for |
 //!
 //! A message is encoded once per encoding, and only if somebody here wants it.
 
+mod channels;
 mod connection;
 mod feeder;
 mod frame;
@@ -23,9 +26,11 @@ mod metrics;
 mod server;
 mod session;
 mod shard;
+mod sse;
 mod store;
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -43,12 +48,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub use crate::channels::ChannelsError;
 pub use crate::governor::GovernorArgs;
 
+use crate::channels::Channels;
 use crate::governor::Governor;
 use feeder::Feeder;
 use metrics::Metrics;
-use server::Door;
+use server::{Door, Offer};
 use session::Limits;
 use shard::{Command, Shared};
 use store::Store;
@@ -73,6 +80,10 @@ pub struct Args {
     /// of this very address; pages of a name do, or any name could be pointed here
     #[arg(long, env = "TICKWIRE_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<String>,
+
+    /// The channels of /ws/{channel} and /v1/sse: a TOML file; the usual four by default
+    #[arg(long, env = "TICKWIRE_CHANNELS")]
+    pub channels: Option<PathBuf>,
 
     /// Connections that this replica accepts
     #[arg(long, env = "TICKWIRE_MAX_CONNECTIONS", default_value = "50000")]
@@ -126,7 +137,7 @@ pub struct Config {
     pub args: Args,
 }
 
-/// Serves WebSocket clients on `listener` until `stop`, then drains.
+/// Serves WebSocket and SSE clients on `listener` until `stop`, then drains.
 ///
 /// # Errors
 ///
@@ -138,6 +149,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<()> {
     let args = &config.args;
+    let channels = Channels::load(args.channels.as_deref(), &limits(args))?;
     let metrics = cx.register(Metrics::new);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Store::new(&config.stream, args.ring_bytes.get()));
@@ -184,6 +196,11 @@ pub async fn run(
         max_handshakes: args.max_handshakes.get(),
         patience: Duration::from_secs(args.handshake_secs.get().into()),
         governor: Governor::new(&args.governor, DefaultClock::default()),
+        offer: Offer {
+            stream: config.stream.clone(),
+            channels,
+            limits: limits(args),
+        },
         metrics: metrics.clone(),
         ready: is_ready,
         tasks: handshakes.clone(),

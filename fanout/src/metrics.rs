@@ -87,7 +87,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tickwire_fanout");
         Self {
-            accepted: zero(registry, "accepted", "WebSocket connections accepted"),
+            accepted: zero(registry, "accepted", "Connections accepted"),
             refused: zero(registry, "refused", "Handshakes refused"),
             closed: zero(registry, "closed", "Connections closed, by close code"),
             connections: zero(registry, "connections", "Open connections"),

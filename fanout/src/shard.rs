@@ -11,12 +11,12 @@ use governor::Quota;
 use rand::RngExt as _;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
-use schemas::ws::{CloseCode, Encoding, ServerMessage};
+use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::debug;
 
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Wire};
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
@@ -32,6 +32,11 @@ pub(crate) struct Arrival {
     /// Bytes that the client sent right behind its handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) encoding: Encoding,
+    pub(crate) wire: Wire,
+    /// Goes out before anything else.
+    pub(crate) head: Vec<u8>,
+    /// What is subscribed on connect.
+    pub(crate) first: Option<Subscribe>,
     /// Counts the connection for as long as it lasts.
     pub(crate) guest: Arc<Guest>,
 }
@@ -138,6 +143,9 @@ impl Shard {
             stream,
             early,
             encoding,
+            wire,
+            head,
+            first,
             guest,
         } = arrival;
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -154,15 +162,16 @@ impl Shard {
         );
         let connection = Rc::new(Connection {
             id,
+            wire,
             session: RefCell::new(session),
-            control: RefCell::default(),
+            control: RefCell::new(head),
             wake: Notify::new(),
             close: Cell::new(None),
         });
         self.connections
             .borrow_mut()
             .insert(id, Rc::clone(&connection));
-        let serving = connection::run(Rc::clone(self), connection, stream, early);
+        let serving = connection::run(Rc::clone(self), connection, stream, early, first);
         tasks.spawn_local(async move {
             serving.await;
             drop(guest);

@@ -373,6 +373,9 @@ impl Session {
             .cursor(self.safe())
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, Cursor::seq);
+        if known.epoch == self.epoch {
+            self.promised = cursor.or(self.promised);
+        }
         let cur = cursor
             .map(|cursor| (store.stream.clone(), cursor))
             .into_iter()
