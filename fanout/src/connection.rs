@@ -377,6 +377,10 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
             continue;
         }
         let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
+        let waited = shard
+            .written
+            .is_sampled()
+            .then(|| connection.session.borrow().waited(now));
         let start = match &connection.wire {
             Wire::WebSocket => assemble(shard, connection, &mut buffer, now),
             Wire::Events(events) => {
@@ -400,6 +404,16 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
         match outcome {
             Ok(()) => {
                 written_at = Instant::now();
+                shard.written.write(size);
+                if let Some(waited) = waited.flatten() {
+                    let took = waited + (written_at - now);
+                    shard
+                        .shared
+                        .metrics
+                        .hops
+                        .written
+                        .observe(took.as_secs_f64());
+                }
                 shard
                     .shared
                     .metrics
@@ -477,6 +491,7 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
             0
         }
     };
+    shard.written.messages(count);
     if count == 0 {
         buffer.clear();
         buffer.extend_from_slice(&control);

@@ -11,6 +11,7 @@
 //! | `frame` | RFC 6455 |
 //! | `sse` | server-sent events |
 //! | `channels` | named sets of topics |
+//! | `stats` | what operators see |
 //! | `server` | handshakes |
 //! | `governor` | what one address and one connection may ask for |
 //!
@@ -27,6 +28,7 @@ mod server;
 mod session;
 mod shard;
 mod sse;
+mod stats;
 mod store;
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -58,6 +60,7 @@ use metrics::Metrics;
 use server::{Door, Offer};
 use session::Limits;
 use shard::{Command, Shared};
+use stats::Board;
 use store::Store;
 
 /// How long connections and shards may take beyond the drain's own spread: a last write, the close
@@ -149,7 +152,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<()> {
     let args = &config.args;
-    let channels = Channels::load(args.channels.as_deref(), &limits(args))?;
+    let offer = offer(&config)?;
     let metrics = cx.register(Metrics::new);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Store::new(&config.stream, args.ring_bytes.get()));
@@ -160,6 +163,7 @@ pub async fn run(
         limits: limits(args),
         ops: args.governor.ops(),
         node: config.node.as_str().into(),
+        board: Board::default(),
     };
     let (shards, mut threads) = start_shards(args, &shared)?;
     let reader = Reader::new(
@@ -184,7 +188,7 @@ pub async fn run(
         check: check.clone(),
         ready,
     };
-    show_stats(&cx, &store, &metrics);
+    show_stats(&cx, &shared);
     let handshakes = TaskTracker::new();
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
     let leaving = CancellationToken::new();
@@ -196,11 +200,7 @@ pub async fn run(
         max_handshakes: args.max_handshakes.get(),
         patience: Duration::from_secs(args.handshake_secs.get().into()),
         governor: Governor::new(&args.governor, DefaultClock::default()),
-        offer: Offer {
-            stream: config.stream.clone(),
-            channels,
-            limits: limits(args),
-        },
+        offer,
         metrics: metrics.clone(),
         ready: is_ready,
         tasks: handshakes.clone(),
@@ -251,6 +251,16 @@ pub async fn run(
     outcome.and(drained)
 }
 
+fn offer(config: &Config) -> Result<Offer, ChannelsError> {
+    let limits = limits(&config.args);
+    let channels = Channels::load(config.args.channels.as_deref(), &limits)?;
+    Ok(Offer {
+        stream: config.stream.clone(),
+        channels,
+        limits,
+    })
+}
+
 fn limits(args: &Args) -> Limits {
     Limits {
         topics: args.max_topics.get(),
@@ -287,20 +297,9 @@ fn start_shards(args: &Args, shared: &Shared) -> Result<Shards> {
     Ok((shards, threads))
 }
 
-fn show_stats(cx: &daemon::Context, store: &Arc<Store>, metrics: &Metrics) {
-    let (store, metrics) = (Arc::clone(store), metrics.clone());
-    cx.stats.add("fanout", move || {
-        let known = store.read();
-        let (messages, bytes) = known.ring_load();
-        serde_json::json!({
-            "stream": store.stream,
-            "epoch": known.epoch,
-            "head": known.head,
-            "topics": known.topic_count(),
-            "ring": { "messages": messages, "bytes": bytes },
-            "stale": known.stale,
-            "connections": metrics.connections.get(),
-            "delivered": metrics.delivered.get(),
-        })
-    });
+fn show_stats(cx: &daemon::Context, shared: &Shared) {
+    let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
+    let board = shared.board.clone();
+    cx.stats
+        .add_asked("fanout", move |asked| board.show(&store, &metrics, asked));
 }

@@ -172,6 +172,19 @@ impl Session {
         }
     }
 
+    /// Bytes that wait for the socket, and whether that is more than half of what may.
+    pub(crate) fn backlog(&self, now: Instant) -> (usize, bool) {
+        let live = self.outbox.live_bytes();
+        let is_slow = live > self.limits.unsent_bytes / 2
+            || self.outbox.age(now) > self.limits.unsent_age / 2;
+        (live + self.outbox.control_bytes(), is_slow)
+    }
+
+    /// How long the oldest live message has waited for the socket.
+    pub(crate) fn waited(&self, now: Instant) -> Option<Duration> {
+        (self.outbox.live_bytes() > 0).then(|| self.outbox.age(now))
+    }
+
     /// Whether answers have piled up: whoever asks must also read.
     pub(crate) const fn is_drowning(&self) -> bool {
         self.outbox.control_bytes() > self.limits.unsent_bytes
@@ -283,7 +296,7 @@ impl Session {
     }
 
     fn emit(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
-        let Some(bytes) = live.data(self.encoding) else {
+        let Some(bytes) = live.data(self.encoding, &self.metrics) else {
             // Given as what it is when there is room: a message that no client can have.
             self.metrics.unencodable.inc();
             let topic = live.topic.id;

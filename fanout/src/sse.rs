@@ -87,7 +87,10 @@ pub(crate) fn assemble(
     session.applied(shard.applied());
     match session.fill(&shard.shared.store, ROOM, now, clock, buffer) {
         Ok(0) => buffer.truncate(start),
-        Ok(_) => buffer.extend_from_slice(b"]\n\n"),
+        Ok(count) => {
+            shard.written.messages(count);
+            buffer.extend_from_slice(b"]\n\n");
+        }
         Err(code) => {
             connection.end(code);
             buffer.truncate(start);

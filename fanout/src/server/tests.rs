@@ -18,6 +18,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use super::*;
 use crate::channels::Channels;
 use crate::shard::Shared;
+use crate::stats::Board;
 use crate::store::Store;
 use crate::{Args, limits, start_shards};
 
@@ -63,6 +64,7 @@ impl Replica {
             limits: limits(&args),
             ops: args.governor.ops(),
             node: "test".into(),
+            board: Board::default(),
         };
         let (shards, mut parts) = start_shards(&args, &shared).unwrap();
         let (is_ready, ready) = watch::channel(true);

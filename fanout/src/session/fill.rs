@@ -142,7 +142,7 @@ impl Session {
                 self.metrics.skipped.inc_by(slot.left_out);
                 sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
             }
-            match slot.latest.data(self.encoding) {
+            match slot.latest.data(self.encoding, &self.metrics) {
                 Some(bytes) => sink.bytes(bytes),
                 None => self.unencodable((&store.read(), store), &slot.latest, sink),
             }

@@ -29,7 +29,12 @@ impl Replica {
             };
             for shard in &self.shards {
                 let messages = [Arc::clone(&live)].into();
-                let batch = Command::Batch { messages, head };
+                let read = tokio::time::Instant::now();
+                let batch = Command::Batch {
+                    messages,
+                    head,
+                    read,
+                };
                 assert!(shard.send(batch).await.is_ok());
             }
         }
