@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use ::governor::clock::DefaultClock;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use schemas::ws::{CloseCode, Encoding, ErrorCode, ServerMessage, StreamInfo, read_ops};
+use schemas::ws::{
+    ClientOp, CloseCode, Encoding, ErrorCode, ServerMessage, StreamInfo, Subscribe, read_ops,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,13 +26,14 @@ use crate::index::ConnId;
 use crate::repair::Page;
 use crate::session::{Ask, HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
+use crate::sse::{self, Events};
 
 /// How often a client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 /// Unanswered pings after which the connection is given up.
 const MISSES: u32 = 2;
 /// Bytes per write.
-const ROOM: usize = 64 * 1024;
+pub(crate) const ROOM: usize = 64 * 1024;
 /// The shortest time between two writes to a socket under load: messages are gathered meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long the last bytes and the close frame may take.
@@ -47,11 +50,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Whoever waited so long, and the broker is there, is sent to another replica.
 const LAST_PAUSE: Duration = Duration::from_secs(3);
 
+/// What is spoken on a socket.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    WebSocket,
+    /// Server-sent events: nothing is read.
+    Events(Events),
+}
+
 /// A connection as its shard sees it.
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
+    pub(crate) wire: Wire,
     pub(crate) session: RefCell<Session>,
-    /// Control frames, whole, that go out before anything else.
+    /// Control frames or the head of an answer, whole, that go out before anything else.
     pub(crate) control: RefCell<Vec<u8>>,
     /// There is something to write.
     pub(crate) wake: Notify,
@@ -75,7 +87,7 @@ impl Connection {
 }
 
 /// Why a connection is over.
-enum Ended {
+pub(crate) enum Ended {
     /// The peer is gone: nothing can be said any more.
     Gone,
     /// A close frame was sent, or tried.
@@ -88,12 +100,21 @@ pub(crate) async fn run(
     connection: Rc<Connection>,
     stream: TcpStream,
     early: Vec<u8>,
+    first: Option<Subscribe>,
 ) {
     let metrics = shard.shared.metrics.clone();
     metrics.connections.inc();
     welcome(&shard, &connection);
+    if let Some(first) = first {
+        begin(&shard, &connection, first);
+    }
     let (read, write) = stream.into_split();
-    let reading = read_all(&shard, &connection, &read, early);
+    let reading = async {
+        match connection.wire {
+            Wire::WebSocket => read_all(&shard, &connection, &read, early).await,
+            Wire::Events(_) => sse::listen(&shard, &connection, &read).await,
+        }
+    };
     let writing = write_all(&shard, &connection, write);
     let ended = tokio::select! {
         ended = reading => ended,
@@ -118,6 +139,7 @@ fn welcome(shard: &Shard, connection: &Connection) {
         name: shard.shared.store.stream.clone(),
         e,
     });
+    session.begin(known.epoch);
     session.say(&ServerMessage::Welcome {
         conn: format!("{:x}", connection.id.0),
         node: shard.shared.node.to_string(),
@@ -130,6 +152,20 @@ fn welcome(shard: &Shard, connection: &Connection) {
         hb: u32::try_from(HEARTBEAT.as_secs()).unwrap_or(u32::MAX),
     });
     connection.wake.notify_one();
+}
+
+/// Subscribes to what the client asked for by connecting.
+fn begin(shard: &Shard, connection: &Connection, first: Subscribe) {
+    let mut session = connection.session.borrow_mut();
+    let mut cx = Reply {
+        store: &shard.shared.store,
+        index: &mut shard.index.borrow_mut(),
+        now: Instant::now(),
+    };
+    session.applied(shard.applied());
+    session.carry_out(ClientOp::Subscribe(first), &mut cx);
+    // With the first cursor, so that there is never a moment that cannot be gone back to.
+    session.heartbeat();
 }
 
 fn leave(shard: &Shard, connection: &Connection) {
@@ -403,7 +439,17 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
             continue;
         }
         let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
-        let start = assemble(shard, connection, &mut buffer, now);
+        let waited = shard
+            .written
+            .is_sampled()
+            .then(|| connection.session.borrow().waited(now));
+        let start = match &connection.wire {
+            Wire::WebSocket => assemble(shard, connection, &mut buffer, now),
+            Wire::Events(events) => {
+                sse::assemble(shard, connection, events, &mut buffer, now);
+                0
+            }
+        };
         if connection.session.borrow().wants() {
             connection.hungry.notify_one();
         }
@@ -423,6 +469,16 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
         match outcome {
             Ok(()) => {
                 written_at = Instant::now();
+                shard.written.write(size);
+                if let Some(waited) = waited.flatten() {
+                    let took = waited + (written_at - now);
+                    shard
+                        .shared
+                        .metrics
+                        .hops
+                        .written
+                        .observe(took.as_secs_f64());
+                }
                 shard
                     .shared
                     .metrics
@@ -467,7 +523,10 @@ async fn put(
 async fn farewell(mut write: OwnedWriteHalf, connection: &Connection, last: &[u8]) -> Ended {
     let mut bytes = last.to_vec();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
-    push_close(&mut bytes, code, reason);
+    match connection.wire {
+        Wire::WebSocket => push_close(&mut bytes, code, reason),
+        Wire::Events(_) => sse::push_end(&mut bytes, code, reason),
+    }
     let sent = timeout(FAREWELL, async {
         write.write_all(&bytes).await?;
         write.shutdown().await
@@ -497,6 +556,7 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
             0
         }
     };
+    shard.written.messages(count);
     if count == 0 {
         buffer.clear();
         buffer.extend_from_slice(&control);

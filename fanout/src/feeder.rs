@@ -23,6 +23,9 @@ use crate::store::{FeedReport, Known, Live, Store};
 /// replicas that all leave together help nobody.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// How often a tick is looked into for when ingest received it.
+const SAMPLE: Duration = Duration::from_millis(100);
+
 /// Reads the stream for all shards.
 pub(crate) struct Feeder {
     pub(crate) reader: Reader,
@@ -42,6 +45,7 @@ impl Feeder {
         let mut rewound = false;
         self.check.down("joining the stream");
         let mut unready_at: Option<Instant> = None;
+        let mut sampled_at: Option<Instant> = None;
         loop {
             let given_up = async {
                 match unready_at {
@@ -75,12 +79,18 @@ impl Feeder {
                     head,
                     head_time,
                 } => {
+                    let read = Instant::now();
                     let (messages, told) = self.apply(&entries, head, head_time);
                     if joined {
+                        if sampled_at.is_none_or(|at| read.duration_since(at) >= SAMPLE) {
+                            sampled_at = Some(read);
+                            self.time_storing(&messages);
+                        }
                         let messages: Arc<[Arc<Live>]> = messages.into();
                         self.tell(|| Command::Batch {
                             messages: Arc::clone(&messages),
                             head,
+                            read,
                         })
                         .await;
                         if told {
@@ -174,11 +184,23 @@ impl Feeder {
             .head
             .set(i64::try_from(head.get()).unwrap_or(i64::MAX));
         if let Some(last) = entries.last() {
-            self.metrics
-                .hop_seconds
-                .observe(self.clock.now().since(last.time).as_secs_f64());
+            self.metrics.read_after(self.clock.now().since(last.time));
         }
         (messages, told)
+    }
+
+    /// Times how long one message took from ingest to the broker; those that were sent again or
+    /// fetched afterwards say nothing about that.
+    fn time_storing(&self, messages: &[Arc<Live>]) {
+        let Some(last) = messages.last() else { return };
+        let Ok(tick) = codec::from_msgpack(&last.payload) else {
+            return;
+        };
+        let head = tick.head();
+        if head.flags.is_empty() {
+            let took = last.time.since(head.received).as_secs_f64();
+            self.metrics.hops.stored.observe(took);
+        }
     }
 
     async fn tell(&mut self, command: impl Fn() -> Command) {

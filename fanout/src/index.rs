@@ -76,6 +76,13 @@ impl Index {
         born
     }
 
+    /// Writes down how many subscribers each topic has.
+    pub(crate) fn count(&self, out: &mut Vec<u32>) {
+        out.clear();
+        let counts = self.by_topic.iter().map(Vec::len);
+        out.extend(counts.map(|count| u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+
     /// How many topics this shard has seen.
     pub(crate) const fn seen(&self) -> usize {
         self.seen

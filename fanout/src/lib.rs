@@ -1,4 +1,4 @@
-//! JetStream to WebSocket clients. Stateless: any replica can continue any client.
+//! JetStream to WebSocket and SSE clients. Stateless: any replica can continue any client.
 //!
 //! | module | does |
 //! |---|---|
@@ -10,11 +10,15 @@
 //! | `session` | what one connection subscribes to and is still owed; no I/O |
 //! | `connection` | one socket: frames in, frames out |
 //! | `frame` | RFC 6455 |
+//! | `sse` | server-sent events |
+//! | `channels` | named sets of topics |
+//! | `stats` | what operators see |
 //! | `server` | handshakes |
 //! | `governor` | what one address and one connection may ask for |
 //!
 //! A message is encoded once per encoding, and only if somebody here wants it.
 
+mod channels;
 mod connection;
 mod feeder;
 mod frame;
@@ -25,9 +29,12 @@ mod repair;
 mod server;
 mod session;
 mod shard;
+mod sse;
+mod stats;
 mod store;
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
@@ -45,15 +52,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+pub use crate::channels::ChannelsError;
 pub use crate::governor::GovernorArgs;
 
+use crate::channels::Channels;
 use crate::governor::Governor;
 use feeder::Feeder;
 use metrics::Metrics;
 use repair::Repairs;
-use server::Door;
+use server::{Door, Offer};
 use session::Limits;
 use shard::{Command, Shared};
+use stats::Board;
 use store::Store;
 
 /// How long connections and shards may take beyond the drain's own spread: a last write, the close
@@ -76,6 +86,10 @@ pub struct Args {
     /// of this very address; pages of a name do, or any name could be pointed here
     #[arg(long, env = "TICKWIRE_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<String>,
+
+    /// The channels of /ws/{channel} and /v1/sse: a TOML file; the usual four by default
+    #[arg(long, env = "TICKWIRE_CHANNELS")]
+    pub channels: Option<PathBuf>,
 
     /// Connections that this replica accepts
     #[arg(long, env = "TICKWIRE_MAX_CONNECTIONS", default_value = "50000")]
@@ -129,7 +143,7 @@ pub struct Config {
     pub args: Args,
 }
 
-/// Serves WebSocket clients on `listener` until `stop`, then drains.
+/// Serves WebSocket and SSE clients on `listener` until `stop`, then drains.
 ///
 /// # Errors
 ///
@@ -141,6 +155,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<()> {
     let args = &config.args;
+    let offer = offer(&config)?;
     let metrics = cx.register(Metrics::new);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Store::new(&config.stream, args.ring_bytes.get()));
@@ -156,6 +171,7 @@ pub async fn run(
         limits: limits(args),
         ops: args.governor.ops(),
         node: config.node.as_str().into(),
+        board: Board::default(),
     };
     let (shards, mut threads) = start_shards(args, &shared)?;
     let reader = Reader::new(
@@ -180,7 +196,7 @@ pub async fn run(
         check: check.clone(),
         ready,
     };
-    show_stats(&cx, &store, &metrics);
+    show_stats(&cx, &shared);
     let handshakes = TaskTracker::new();
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
     let leaving = CancellationToken::new();
@@ -192,6 +208,7 @@ pub async fn run(
         max_handshakes: args.max_handshakes.get(),
         patience: Duration::from_secs(args.handshake_secs.get().into()),
         governor: Governor::new(&args.governor, DefaultClock::default()),
+        offer,
         metrics: metrics.clone(),
         ready: is_ready,
         tasks: handshakes.clone(),
@@ -242,6 +259,16 @@ pub async fn run(
     outcome.and(drained)
 }
 
+fn offer(config: &Config) -> Result<Offer, ChannelsError> {
+    let limits = limits(&config.args);
+    let channels = Channels::load(config.args.channels.as_deref(), &limits)?;
+    Ok(Offer {
+        stream: config.stream.clone(),
+        channels,
+        limits,
+    })
+}
+
 fn limits(args: &Args) -> Limits {
     Limits {
         topics: args.max_topics.get(),
@@ -278,20 +305,9 @@ fn start_shards(args: &Args, shared: &Shared) -> Result<Shards> {
     Ok((shards, threads))
 }
 
-fn show_stats(cx: &daemon::Context, store: &Arc<Store>, metrics: &Metrics) {
-    let (store, metrics) = (Arc::clone(store), metrics.clone());
-    cx.stats.add("fanout", move || {
-        let known = store.read();
-        let (messages, bytes) = known.ring_load();
-        serde_json::json!({
-            "stream": store.stream,
-            "epoch": known.epoch,
-            "head": known.head,
-            "topics": known.topic_count(),
-            "ring": { "messages": messages, "bytes": bytes },
-            "stale": known.stale,
-            "connections": metrics.connections.get(),
-            "delivered": metrics.delivered.get(),
-        })
-    });
+fn show_stats(cx: &daemon::Context, shared: &Shared) {
+    let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
+    let board = shared.board.clone();
+    cx.stats
+        .add_asked("fanout", move |asked| board.show(&store, &metrics, asked));
 }

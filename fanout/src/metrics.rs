@@ -1,6 +1,8 @@
 //! Every metric of fanout. Labels are close codes and reasons; never topics or clients.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -8,7 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
-use schemas::ws::{CloseCode, GapReason};
+use schemas::ws::{CloseCode, Encoding, GapReason};
+
+use crate::stats::Load;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
@@ -47,6 +51,50 @@ struct Why {
     why: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tier {
+    tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Form {
+    encoding: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Hop {
+    hop: &'static str,
+}
+
+/// The way of a tick, from each place to the next; sampled where it is frequent.
+#[derive(Clone, Debug)]
+pub(crate) struct Hops {
+    /// From ingest's receiving to the broker's storing.
+    pub(crate) stored: Histogram,
+    /// From the broker's storing to this replica's reading.
+    pub(crate) read: Histogram,
+    /// From reading to a shard's dispatching.
+    pub(crate) dispatched: Histogram,
+    /// From dispatching to the write that took it to a socket: of the oldest message in the write.
+    pub(crate) written: Histogram,
+}
+
+impl Hops {
+    fn new(registry: &mut Registry) -> Self {
+        let buckets = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let hops: Family<Hop, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets);
+        let help = "Seconds between the places that a tick passes, by the place it gets to";
+        registry.register("hop_seconds", help, hops.clone());
+        let hop = |hop| hops.get_or_create(&Hop { hop }).clone();
+        Self {
+            stored: hop("stored"),
+            read: hop("read"),
+            dispatched: hop("dispatched"),
+            written: hop("written"),
+        }
+    }
+}
+
 fn declare<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
@@ -54,6 +102,15 @@ fn declare<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, m
 
 fn zero<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     declare(registry, name, help, M::default())
+}
+
+fn encodings(registry: &mut Registry) -> [Counter; 2] {
+    let encoded: Family<Form, Counter> = zero(
+        registry,
+        "encoded",
+        "Live messages encoded, once for all their subscribers",
+    );
+    ["json", "msgpack"].map(|encoding| encoded.get_or_create(&Form { encoding }).clone())
 }
 
 /// What a replica counts.
@@ -69,10 +126,15 @@ pub(crate) struct Metrics {
     pub(crate) skipped: Counter,
     gaps: Family<Why, Counter>,
     pub(crate) resets: Counter,
-    pub(crate) resumed: Counter,
     pub(crate) repaired: Counter,
     pub(crate) repair_requests: Counter,
     pub(crate) failed_repairs: Counter,
+    resumed: Family<Tier, Counter>,
+    encoded: [Counter; 2],
+    sse: Gauge,
+    slow_clients: Gauge,
+    queued_bytes: Gauge,
+    lag_seconds: Gauge<f64, AtomicU64>,
     pub(crate) bad_ops: Counter,
     pub(crate) hasty_ops: Counter,
     pub(crate) unencodable: Counter,
@@ -82,7 +144,7 @@ pub(crate) struct Metrics {
     pub(crate) topics: Gauge,
     pub(crate) ring_bytes: Gauge,
     pub(crate) stale: Gauge,
-    pub(crate) hop_seconds: Histogram,
+    pub(crate) hops: Hops,
 }
 
 impl Metrics {
@@ -90,7 +152,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tickwire_fanout");
         Self {
-            accepted: zero(registry, "accepted", "WebSocket connections accepted"),
+            accepted: zero(registry, "accepted", "Connections accepted"),
             refused: zero(registry, "refused", "Handshakes refused"),
             closed: zero(registry, "closed", "Connections closed, by close code"),
             connections: zero(registry, "connections", "Open connections"),
@@ -105,7 +167,6 @@ impl Metrics {
             skipped: zero(registry, "skipped", "State values left out on purpose"),
             gaps: zero(registry, "gaps", "Gaps declared"),
             resets: zero(registry, "resets", "Positions declared void"),
-            resumed: zero(registry, "resumed_topics", "Topics resumed from the ring"),
             repaired: zero(
                 registry,
                 "repaired",
@@ -120,6 +181,24 @@ impl Metrics {
                 registry,
                 "failed_repairs",
                 "Waits for older messages that must be repeated",
+            ),
+            resumed: zero(registry, "resumed_topics", "Topics resumed, by where from"),
+            encoded: encodings(registry),
+            sse: zero(
+                registry,
+                "sse_connections",
+                "Open connections that read events",
+            ),
+            slow_clients: zero(
+                registry,
+                "slow_clients",
+                "Clients that use more than half of what they may fall behind",
+            ),
+            queued_bytes: zero(registry, "queued_bytes", "Bytes that wait for sockets"),
+            lag_seconds: zero(
+                registry,
+                "reader_lag_seconds",
+                "Age of the last message when it was read from the stream",
             ),
             bad_ops: zero(
                 registry,
@@ -150,12 +229,7 @@ impl Metrics {
                 "stale",
                 "1 while nothing is heard from the broker",
             ),
-            hop_seconds: declare(
-                registry,
-                "hop_seconds",
-                "From the broker's storing to this replica's applying",
-                Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
-            ),
+            hops: Hops::new(registry),
         }
     }
 
@@ -166,6 +240,37 @@ impl Metrics {
     pub(crate) fn closed(&self, code: u16) {
         let code = Ending::of(code);
         self.closed.get_or_create(&Code { code }).inc();
+    }
+
+    /// A topic was resumed: from the ring, or from where else.
+    pub(crate) fn resumed(&self, tier: &'static str) {
+        self.resumed.get_or_create(&Tier { tier }).inc();
+    }
+
+    /// A message was encoded for all its subscribers.
+    pub(crate) fn encoded(&self, encoding: Encoding) {
+        let [json, msgpack] = &self.encoded;
+        match encoding {
+            Encoding::Json => json.inc(),
+            Encoding::MessagePack => msgpack.inc(),
+        };
+    }
+
+    /// The last message of those just read was stored so long ago.
+    pub(crate) fn read_after(&self, lag: Duration) {
+        self.hops.read.observe(lag.as_secs_f64());
+        self.lag_seconds.set(lag.as_secs_f64());
+    }
+
+    /// The connections of a shard add up to something else than before.
+    pub(crate) fn loaded(&self, before: Load, now: Load) {
+        let turn = |gauge: &Gauge, before: usize, now: usize| {
+            let signed = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+            gauge.inc_by(signed(now) - signed(before));
+        };
+        turn(&self.sse, before.sse, now.sse);
+        turn(&self.slow_clients, before.slow, now.slow);
+        turn(&self.queued_bytes, before.queued_bytes, now.queued_bytes);
     }
 
     pub(crate) fn gap(&self, why: GapReason) {

@@ -3,6 +3,9 @@
 //! Whoever connects has a bounded time to get through; of too many who dawdle the first ones go.
 
 mod checks;
+mod events;
+mod lent;
+mod query;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
     CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
@@ -26,7 +29,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use schemas::ws::Encoding;
+use schemas::ws::{Encoding, Subscribe};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -35,13 +38,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::connection::Wire;
 use crate::frame::accept_key;
 use crate::governor::{Governor, Guest, millis_up};
 use crate::metrics::Metrics;
 use crate::shard::{Arrival, Command};
-use checks::{
-    Refusal, check_credentials, check_origin, check_subprotocol, check_upgrade, problem, refuse,
-};
+use checks::{Refusal, check_credentials, check_origin, check_subprotocol, check_upgrade, refuse};
+use lent::Lent;
+pub(crate) use query::Offer;
 
 /// The kernel's own buffer per socket: what a slow client may hold beyond its session's bound.
 const SEND_BUFFER: usize = 128 * 1024;
@@ -63,6 +67,8 @@ pub(crate) struct Door {
     /// How long a handshake may take.
     pub(crate) patience: Duration,
     pub(crate) governor: Governor,
+    /// What may be subscribed on connect.
+    pub(crate) offer: Offer,
     pub(crate) metrics: Metrics,
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) tasks: TaskTracker,
@@ -144,8 +150,11 @@ async fn admit(
 /// Sees one connection through its handshake.
 async fn greet(door: Arc<Door>, routes: Routes, stream: TcpStream, guest: Guest) {
     let guest = Arc::new(guest);
+    let stream = Lent::new(stream);
+    let lent = stream.clone();
     let service = service_fn(move |mut request: axum::http::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guest));
+        request.extensions_mut().insert(lent.clone());
         let answer = routes.call(request);
         async move {
             let mut response = answer.await?;
@@ -158,10 +167,12 @@ async fn greet(door: Arc<Door>, routes: Routes, stream: TcpStream, guest: Guest)
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream.clone()), service)
         .with_upgrades();
     match timeout(door.patience, connection).await {
         Ok(Ok(())) => {}
+        // Answered by other means.
+        Ok(Err(_)) if stream.is_taken() => {}
         Ok(Err(error)) if error.is_parse() => door.metrics.refused("not_http"),
         Ok(Err(error)) => debug!(%error, "a connection ended before its handshake"),
         Err(_) => door.metrics.refused("handshake_timeout"),
@@ -172,29 +183,47 @@ async fn greet(door: Arc<Door>, routes: Routes, stream: TcpStream, guest: Guest)
 fn router(door: Arc<Door>) -> Router {
     Router::new()
         .route("/v1/stream", get(stream))
+        .route("/ws", get(everything))
+        .route("/ws/{channel}", get(channel))
+        .route("/v1/sse", get(events::open).options(events::preflight))
         .fallback(not_found)
         .with_state(door)
 }
 
 async fn not_found() -> Response {
-    problem(
-        StatusCode::NOT_FOUND,
-        "no such resource",
-        "WebSocket clients connect to /v1/stream",
-    )
+    let paths = "clients connect to /v1/stream, /ws, /ws/{channel} and /v1/sse";
+    Refusal::nothing(paths).into_response()
 }
 
-async fn stream(
-    State(door): State<Arc<Door>>,
-    Extension(guest): Extension<Arc<Guest>>,
+type Cx = (State<Arc<Door>>, Extension<Arc<Guest>>);
+
+async fn stream((State(door), Extension(guest)): Cx, mut request: Request) -> Response {
+    let answer = handshake(&door, guest, &mut request, None);
+    door.answer(answer)
+}
+
+async fn everything((State(door), Extension(guest)): Cx, mut request: Request) -> Response {
+    let answer = query::channel(&door.offer, None, &request)
+        .and_then(|first| handshake(&door, guest, &mut request, Some(first)));
+    door.answer(answer)
+}
+
+async fn channel(
+    (State(door), Extension(guest)): Cx,
+    Path(name): Path<String>,
     mut request: Request,
 ) -> Response {
-    match handshake(&door, guest, &mut request) {
-        Ok(response) => response,
-        Err(refusal) => {
-            door.metrics.refused(refusal.why);
+    let answer = query::channel(&door.offer, Some(&name), &request)
+        .and_then(|first| handshake(&door, guest, &mut request, Some(first)));
+    door.answer(answer)
+}
+
+impl Door {
+    fn answer(&self, answer: Result<Response, Refusal>) -> Response {
+        answer.unwrap_or_else(|refusal| {
+            self.metrics.refused(refusal.why);
             refusal.into_response()
-        }
+        })
     }
 }
 
@@ -202,6 +231,7 @@ fn handshake(
     door: &Arc<Door>,
     guest: Arc<Guest>,
     request: &mut Request,
+    first: Option<Subscribe>,
 ) -> Result<Response, Refusal> {
     check_room(door, &guest)?;
     let headers = request.headers();
@@ -225,7 +255,7 @@ fn handshake(
     })?;
     let owner = Arc::clone(door);
     door.tasks.spawn(async move {
-        if let Err(why) = hand_over(&owner, upgrade, encoding, guest).await {
+        if let Err(why) = hand_over(&owner, upgrade, (encoding, first), guest).await {
             debug!(why, "a connection was lost at its handshake");
         }
     });
@@ -267,33 +297,45 @@ fn check_room(door: &Door, guest: &Guest) -> Result<(), Refusal> {
 async fn hand_over(
     door: &Door,
     upgrade: OnUpgrade,
-    encoding: Encoding,
+    (encoding, first): (Encoding, Option<Subscribe>),
     guest: Arc<Guest>,
 ) -> Result<(), &'static str> {
     let upgraded: Upgraded = upgrade.await.map_err(|_| "the client went away")?;
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<Lent>>()
         .map_err(|_| "not a TCP connection")?;
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().take().ok_or("the socket is gone")?;
     let early = parts.read_buf.to_vec();
-    let _best_effort = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    stream.set_nodelay(true).map_err(|_| "the socket is gone")?;
-    let stream = stream.into_std().map_err(|_| "the socket is gone")?;
-    door.metrics.accepted.inc();
-    let turn = door.next.fetch_add(1, Ordering::Relaxed);
-    let shard = door
-        .shards
-        .get(turn % door.shards.len().max(1))
-        .ok_or("there is no shard")?;
-    shard
-        .send(Command::Accept(Arrival {
-            stream,
-            early,
-            encoding,
-            guest,
-        }))
-        .await
-        .map_err(|_| "the shard has ended")
+    let seated = door.seat(stream, |stream| Arrival {
+        stream,
+        early,
+        encoding,
+        wire: Wire::WebSocket,
+        head: Vec::new(),
+        first,
+        guest,
+    });
+    seated.await
+}
+
+impl Door {
+    /// Gives a connection to the shard whose turn it is.
+    async fn seat(
+        &self,
+        stream: TcpStream,
+        arrival: impl FnOnce(std::net::TcpStream) -> Arrival,
+    ) -> Result<(), &'static str> {
+        let socket = socket2::SockRef::from(&stream);
+        let _best_effort = socket.set_send_buffer_size(SEND_BUFFER);
+        stream.set_nodelay(true).map_err(|_| "the socket is gone")?;
+        let stream = stream.into_std().map_err(|_| "the socket is gone")?;
+        self.metrics.accepted.inc();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let shard = self.shards.get(turn % self.shards.len().max(1));
+        let shard = shard.ok_or("there is no shard")?;
+        let accepting = shard.send(Command::Accept(arrival(stream)));
+        accepting.await.map_err(|_| "the shard has ended")
+    }
 }
 
 #[cfg(test)]

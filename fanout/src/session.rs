@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::id::Kind;
-use schemas::position::{Epoch, StreamSeq};
+use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::topic::Pattern;
 use schemas::ws::{
     CloseCode, Conflate, Encoding, ErrorCode, GapReason, ServerMessage, Skipped, push_message,
@@ -110,6 +110,9 @@ pub(crate) struct Session {
     outbox: Outbox,
     resumed: usize,
     cursor: StreamSeq,
+    /// The history that the client was told of, and the last cursor in it.
+    epoch: Option<Epoch>,
+    promised: Option<Cursor>,
     cursor_at: Instant,
     heartbeat_due: bool,
     /// Something was sent that no cursor covers yet.
@@ -143,6 +146,8 @@ impl Session {
             outbox: Outbox::default(),
             resumed: 0,
             cursor: StreamSeq::ZERO,
+            epoch: None,
+            promised: None,
             cursor_at: now,
             heartbeat_due: false,
             uncovered: false,
@@ -175,6 +180,19 @@ impl Session {
         }
     }
 
+    /// Bytes that wait for the socket, and whether that is more than half of what may.
+    pub(crate) fn backlog(&self, now: Instant) -> (usize, bool) {
+        let live = self.outbox.live_bytes();
+        let is_slow = live > self.limits.unsent_bytes / 2
+            || self.outbox.age(now) > self.limits.unsent_age / 2;
+        (live + self.outbox.control_bytes(), is_slow)
+    }
+
+    /// How long the oldest live message has waited for the socket.
+    pub(crate) fn waited(&self, now: Instant) -> Option<Duration> {
+        (self.outbox.live_bytes() > 0).then(|| self.outbox.age(now))
+    }
+
     /// Whether answers have piled up: whoever asks must also read.
     pub(crate) const fn is_drowning(&self) -> bool {
         self.outbox.control_bytes() > self.limits.unsent_bytes
@@ -183,6 +201,29 @@ impl Session {
     /// Notes that this shard has dispatched everything up to `head`.
     pub(crate) const fn applied(&mut self, head: StreamSeq) {
         self.applied = head;
+    }
+
+    /// Notes the history that the client is told of.
+    pub(crate) const fn begin(&mut self, epoch: Option<Epoch>) {
+        self.epoch = epoch;
+    }
+
+    /// Where a client that holds nothing but this may go on; `None` while it lacks a first look at
+    /// a topic, which no cursor would bring.
+    pub(crate) fn promise(&self) -> Option<(Epoch, Cursor)> {
+        let promise = self.epoch.zip(self.promised)?;
+        let is_first_look = |topic: &TopicId| {
+            let phase = self.topics.get(topic).map(|held| held.phase);
+            let first = matches!(
+                phase,
+                Some(Phase::Snapshot {
+                    covers: Covers::Nothing | Covers::Past,
+                    ..
+                })
+            );
+            first
+        };
+        (!self.pulls.iter().any(is_first_look)).then_some(promise)
     }
 
     pub(crate) const fn heartbeat(&mut self) {
@@ -263,7 +304,7 @@ impl Session {
     }
 
     fn emit(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
-        let Some(bytes) = live.data(self.encoding) else {
+        let Some(bytes) = live.data(self.encoding, &self.metrics) else {
             // Given as what it is when there is room: a message that no client can have.
             self.metrics.unencodable.inc();
             let topic = live.topic.id;
@@ -299,6 +340,7 @@ impl Session {
     fn void_all(&mut self, known: &Known, store: &Store, epoch: Epoch) {
         self.metrics.resets.inc();
         self.cursor = StreamSeq::ZERO;
+        (self.epoch, self.promised) = (Some(epoch), None);
         self.slots.clear();
         self.quotes.clear();
         self.pulls.clear();

@@ -11,17 +11,19 @@ use governor::Quota;
 use rand::RngExt as _;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
-use schemas::ws::{CloseCode, Encoding, ServerMessage};
+use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Wire};
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::repair::Repairs;
 use crate::session::{Limits, Session};
+use crate::stats::{Board, EVERY, Load, Reporter, Written};
 use crate::store::{Live, Store};
 
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
@@ -33,6 +35,11 @@ pub(crate) struct Arrival {
     /// Bytes that the client sent right behind its handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) encoding: Encoding,
+    pub(crate) wire: Wire,
+    /// Goes out before anything else.
+    pub(crate) head: Vec<u8>,
+    /// What is subscribed on connect.
+    pub(crate) first: Option<Subscribe>,
     /// Counts the connection for as long as it lasts.
     pub(crate) guest: Arc<Guest>,
 }
@@ -44,6 +51,8 @@ pub(crate) enum Command {
     Batch {
         messages: Arc<[Arc<Live>]>,
         head: StreamSeq,
+        /// When they were read from the stream.
+        read: tokio::time::Instant,
     },
     /// Feeds changed their state: clients should know at once.
     Heartbeat,
@@ -74,6 +83,8 @@ pub(crate) struct Shared {
     /// What one connection may ask for; `None` is unlimited.
     pub(crate) ops: Option<Quota>,
     pub(crate) node: Arc<str>,
+    /// Where shards say how they are doing.
+    pub(crate) board: Board,
 }
 
 /// One shard's state; everything of it lives on one thread.
@@ -85,6 +96,7 @@ pub(crate) struct Shard {
     pub(crate) buffers: RefCell<Vec<Vec<u8>>>,
     /// One buffer for reads, used by whoever has something to read.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) written: Written,
     applied: Cell<StreamSeq>,
     next: Cell<u64>,
 }
@@ -100,6 +112,7 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         connections: RefCell::default(),
         buffers: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
+        written: Written::default(),
         applied: Cell::new(StreamSeq::ZERO),
         next: Cell::new(0),
     });
@@ -111,6 +124,10 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut tasks = JoinSet::new();
         let mut draining = false;
+        let (board, metrics) = (&self.shared.board, self.shared.metrics.clone());
+        let mut reporter = board.open(metrics, Instant::now());
+        let mut look = interval(EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if draining && tasks.is_empty() {
                 return;
@@ -131,8 +148,26 @@ impl Shard {
                     Some(command) => self.obey(command),
                 },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                _ = look.tick() => self.report(&mut reporter),
             }
         }
+    }
+
+    fn report(&self, reporter: &mut Reporter) {
+        let now = Instant::now();
+        let mut load = Load::default();
+        for connection in self.connections.borrow().values() {
+            let (queued, is_slow) = connection.session.borrow().backlog(now);
+            load.connections += 1;
+            load.sse += usize::from(matches!(connection.wire, Wire::Events(_)));
+            load.slow += usize::from(is_slow);
+            load.queued_bytes += queued;
+        }
+        let head = self.shared.store.read().head.get();
+        let behind = head.saturating_sub(self.applied.get().get());
+        reporter.report(now, (&self.written, load, behind), |counts| {
+            self.index.borrow().count(counts);
+        });
     }
 
     fn accept(self: &Rc<Self>, arrival: Arrival, tasks: &mut JoinSet<()>) -> std::io::Result<()> {
@@ -140,6 +175,9 @@ impl Shard {
             stream,
             early,
             encoding,
+            wire,
+            head,
+            first,
             guest,
         } = arrival;
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -156,8 +194,9 @@ impl Shard {
         );
         let connection = Rc::new(Connection {
             id,
+            wire,
             session: RefCell::new(session),
-            control: RefCell::default(),
+            control: RefCell::new(head),
             wake: Notify::new(),
             hungry: Notify::new(),
             close: Cell::new(None),
@@ -165,7 +204,7 @@ impl Shard {
         self.connections
             .borrow_mut()
             .insert(id, Rc::clone(&connection));
-        let serving = connection::run(Rc::clone(self), connection, stream, early);
+        let serving = connection::run(Rc::clone(self), connection, stream, early, first);
         tasks.spawn_local(async move {
             serving.await;
             drop(guest);
@@ -175,7 +214,15 @@ impl Shard {
 
     fn obey(&self, command: Command) {
         match command {
-            Command::Batch { messages, head } => self.dispatch(&messages, head),
+            Command::Batch {
+                messages,
+                head,
+                read,
+            } => {
+                let waited = read.elapsed().as_secs_f64();
+                self.shared.metrics.hops.dispatched.observe(waited);
+                self.dispatch(&messages, head);
+            }
             Command::Heartbeat => self.each(Session::heartbeat),
             Command::Joined { head, rewound } => self.join(head, rewound),
             Command::Trimmed { from, to } => {

@@ -14,6 +14,8 @@ use schemas::subject;
 use schemas::time::UnixNanos;
 use schemas::ws::{Encoding, push_data, push_snapshot};
 
+use crate::metrics::Metrics;
+
 /// What a ring entry costs beyond its payload.
 const OVERHEAD: usize = 96;
 
@@ -91,7 +93,7 @@ impl Deref for Live {
 
 impl Live {
     /// The `d` message. `None` if the payload cannot be encoded.
-    pub(crate) fn data(&self, encoding: Encoding) -> Option<&Bytes> {
+    pub(crate) fn data(&self, encoding: Encoding, metrics: &Metrics) -> Option<&Bytes> {
         let cell = match encoding {
             Encoding::Json => &self.json,
             Encoding::MessagePack => &self.msgpack,
@@ -99,6 +101,7 @@ impl Live {
         let bytes = cell.get_or_init(|| {
             let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
             self.data_into(encoding, self.prev, &mut out);
+            metrics.encoded(encoding);
             out.into()
         });
         (!bytes.is_empty()).then_some(bytes)

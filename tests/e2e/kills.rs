@@ -15,7 +15,7 @@ use crate::world::{LOOK, PATIENCE, PATIENT, World, is_alive};
 const FEEDS: &str = "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 100\nrate = 5000\nbars = [\"1s\", \"1m\"]\n";
 
 /// Compares what a client received with what ingest logged as acknowledged.
-fn check(
+pub(crate) fn check(
     acknowledged: &BTreeMap<u64, (String, String)>,
     received: &[Received],
     goal: StreamSeq,

@@ -15,4 +15,5 @@ mod delivery;
 mod disk;
 mod kills;
 mod process;
+mod sse;
 mod world;

@@ -10,7 +10,7 @@ use crate::world::{PATIENCE, World, is_alive, up};
 const FEEDS: &str = "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 10\nrate = 100\n";
 
 /// Runs `up` with these feeds and further arguments until it ends: exit code and what it said.
-async fn refused(feeds: &str, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+pub(crate) async fn refused(feeds: &str, arguments: &[&str]) -> Result<(Option<i32>, String)> {
     let dir = TempDir::new()?;
     std::fs::write(dir.path().join("feeds.toml"), feeds)?;
     let output = timeout(PATIENCE, up(dir.path()).args(arguments).output()).await??;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -54,7 +54,10 @@ impl Default for Surface {
     }
 }
 
-type Probe = Box<dyn Fn() -> Value + Send>;
+type Probe = Box<dyn Fn(&Asked) -> Value + Send>;
+
+/// What was asked for beyond the path: the parameters of the query.
+pub type Asked = BTreeMap<String, String>;
 
 /// Named statistics, read when somebody asks. Clones share them.
 #[derive(Clone, Default)]
@@ -65,14 +68,19 @@ pub struct Stats {
 impl Stats {
     /// Shows what `probe` gives under `name`; a later one of the same name takes its place.
     pub fn add(&self, name: &str, probe: impl Fn() -> Value + Send + 'static) {
+        self.add_asked(name, move |_| probe());
+    }
+
+    /// Shows what `probe` gives for what was asked.
+    pub fn add_asked(&self, name: &str, probe: impl Fn(&Asked) -> Value + Send + 'static) {
         lock(&self.probes).insert(name.to_owned(), Box::new(probe));
     }
 
     /// All statistics, as one object.
-    pub fn read(&self) -> Value {
+    pub fn read(&self, asked: &Asked) -> Value {
         lock(&self.probes)
             .iter()
-            .map(|(name, probe)| (name.clone(), probe()))
+            .map(|(name, probe)| (name.clone(), probe(asked)))
             .collect()
     }
 }
@@ -91,16 +99,17 @@ pub async fn serve(listener: TcpListener, surface: Surface, stop: CancellationTo
             get(|State(surface): State<Surface>| async move { Json(surface.health.report()) }),
         )
         .route("/metrics", get(metrics))
-        .route(
-            "/stats",
-            get(|State(surface): State<Surface>| async move { Json(surface.stats.read()) }),
-        )
+        .route("/stats", get(stats))
         .with_state(surface);
     let serving = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving.into_future() => served.context("the operations server failed"),
         () = async { stop.cancelled().await; tokio::time::sleep(LAST_REQUESTS).await } => Ok(()),
     }
+}
+
+async fn stats(State(surface): State<Surface>, Query(asked): Query<Asked>) -> Json<Value> {
+    Json(surface.stats.read(&asked))
 }
 
 async fn readyz(State(surface): State<Surface>) -> (StatusCode, String) {

@@ -14,28 +14,50 @@ use axum::response::{IntoResponse, Response};
 use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
 use schemas::ws::Encoding;
 
+/// Characters of a name that is not ours, as it is said back.
+const MAX_ECHO: usize = 64;
+
 /// Why a handshake is refused.
 pub(super) struct Refusal {
     /// For counting.
     pub(super) why: &'static str,
     status: StatusCode,
+    title: &'static str,
     detail: String,
+    /// The parameter that is to blame, if one is.
+    parameter: Option<String>,
     /// What the client should know besides.
-    hint: Option<(HeaderName, HeaderValue)>,
+    hint: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Refusal {
+    /// There is nothing under this path.
+    pub(super) fn nothing(detail: &str) -> Self {
+        Self {
+            title: "no such resource",
+            ..refuse("not_found", StatusCode::NOT_FOUND, detail)
+        }
+    }
+
     pub(super) fn hint(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        self.hint = Some((name, value.into()));
+        self.hint = Some(Box::new((name, value.into())));
         self
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let title = "the WebSocket handshake was refused";
-        let mut response = problem(self.status, title, &self.detail);
-        if let Some((name, value)) = self.hint {
+        let body = Problem {
+            page: NO_PAGE.to_owned(),
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            parameter: self.parameter,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        let kind = HeaderValue::from_static(PROBLEM_JSON);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        if let Some((name, value)) = self.hint.map(|hint| *hint) {
             response.headers_mut().insert(name, value);
         }
         response
@@ -46,23 +68,20 @@ pub(super) fn refuse(why: &'static str, status: StatusCode, detail: &str) -> Ref
     Refusal {
         why,
         status,
+        title: "the connection was refused",
         detail: detail.to_owned(),
+        parameter: None,
         hint: None,
     }
 }
 
-pub(super) fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = Problem {
-        page: NO_PAGE.to_owned(),
-        title: title.to_owned(),
-        status: status.as_u16(),
-        detail: detail.to_owned(),
-        parameter: None,
-    };
-    let mut response = (status, Json(body)).into_response();
-    let kind = HeaderValue::from_static(PROBLEM_JSON);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+/// A parameter that is missing or wrong.
+pub(super) fn wrong(parameter: &str, detail: &str) -> Refusal {
+    Refusal {
+        title: "a parameter is wrong",
+        parameter: Some(parameter.chars().take(MAX_ECHO).collect()),
+        ..refuse("parameter", StatusCode::BAD_REQUEST, detail)
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {

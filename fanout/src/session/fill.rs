@@ -142,7 +142,7 @@ impl Session {
                 self.metrics.skipped.inc_by(slot.left_out);
                 sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
             }
-            match slot.latest.data(self.encoding) {
+            match slot.latest.data(self.encoding, &self.metrics) {
                 Some(bytes) => sink.bytes(bytes),
                 None => self.unencodable((&store.read(), store), &slot.latest, sink),
             }
@@ -315,6 +315,9 @@ impl Session {
             .cursor(self.safe())
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, Cursor::seq);
+        if known.epoch == self.epoch {
+            self.promised = cursor.or(self.promised);
+        }
         let cur = cursor
             .map(|cursor| (store.stream.clone(), cursor))
             .into_iter()

@@ -401,7 +401,7 @@ impl Session {
             return true;
         }
         self.resumed += count;
-        self.metrics.resumed.inc();
+        self.metrics.resumed("ring");
         false
     }
 

@@ -80,6 +80,14 @@ async fn it_shows_liveness_readiness_metrics_and_statistics() -> Result<()> {
         get(address, "/stats").await?.1,
         r#"{"fanout":{"clients":2}}"#
     );
+    surface
+        .stats
+        .add_asked("fanout", |asked| json!(asked.get("topic")));
+    assert_eq!(
+        get(address, "/stats?topic=a%20b&x=1").await?.1,
+        r#"{"fanout":"a b"}"#
+    );
+    assert_eq!(get(address, "/stats").await?.1, r#"{"fanout":null}"#);
     assert_eq!(get(address, "/nothing").await?.0, 404);
 
     surface.health.drain();
