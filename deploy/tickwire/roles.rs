@@ -10,7 +10,7 @@ use api::store::sqlite::Sqlite;
 use crate::process::{ProcessArgs, Reach, Role, alone, bind_for_clients};
 use crate::provision::{StreamArgs, StreamName};
 
-/// How long everything but the spread of a drain may take.
+/// How long everything but the drain of clients may take.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The role that writes ticks.
@@ -22,12 +22,11 @@ pub(crate) const INGEST: Role = Role {
 
 /// The role that serves WebSocket clients; its drain is spread over all that it may have.
 pub(crate) fn fanout_role(args: &fanout::Args) -> Role {
-    let spread = args.max_connections.get().div_ceil(args.drain_rate.get());
-    let spread = Duration::from_secs(u64::try_from(spread).unwrap_or(u64::from(u32::MAX)));
+    let most = u32::try_from(args.max_connections.get()).unwrap_or(u32::MAX);
     Role {
         name: "fanout",
         ops: 9102,
-        grace: GRACE.saturating_add(spread),
+        grace: args.grace(most).saturating_add(GRACE),
     }
 }
 

@@ -250,6 +250,8 @@ fn fanout_config(
     let names = [console.to_string(), format!("localhost:{}", console.port())];
     args.origins
         .extend(names.map(|name| format!("http://{name}")));
+    // There is no load balancer that would have to notice.
+    args.drain_accept_secs.get_or_insert(0);
     Ok(fanout::Config {
         stream: stream.to_owned(),
         node: roles::hostname(),

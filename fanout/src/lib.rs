@@ -14,12 +14,14 @@
 //! | `channels` | named sets of topics |
 //! | `stats` | what operators see |
 //! | `server` | handshakes |
+//! | `departure` | the order and the rate in which connections are closed at the end |
 //! | `governor` | what one address and one connection may ask for |
 //!
 //! A message is encoded once per encoding, and only if somebody here wants it.
 
 mod channels;
 mod connection;
+mod departure;
 mod feeder;
 mod frame;
 mod governor;
@@ -38,16 +40,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
 use anyhow::{Context as _, Result, anyhow};
 use bus::reader::{Reader, ReaderConfig, Start};
-use schemas::time::{Clock, SystemClock};
+use schemas::time::SystemClock;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -57,6 +59,7 @@ pub use crate::governor::GovernorArgs;
 
 use crate::channels::Channels;
 use crate::governor::Governor;
+use departure::Departure;
 use feeder::Feeder;
 use metrics::Metrics;
 use repair::Repairs;
@@ -69,6 +72,10 @@ use store::Store;
 /// How long connections and shards may take beyond the drain's own spread: a last write, the close
 /// frame, and a margin.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long load balancers may take to notice that a replica leaves: an endpoint's way through
+/// Kubernetes to the last proxy.
+const NOTICE_SECS: u32 = 10;
 
 /// Arguments of the fanout role.
 #[derive(Clone, Debug, clap::Args)]
@@ -115,9 +122,14 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_RESUME_MESSAGES", default_value = "20000")]
     pub resume_messages: NonZeroUsize,
 
-    /// Connections closed per second when this replica leaves
+    /// The most connections closed in a second when this replica leaves
     #[arg(long, env = "TICKWIRE_DRAIN_RATE", default_value = "500")]
-    pub drain_rate: NonZeroUsize,
+    pub drain_rate: NonZeroU32,
+
+    /// Seconds for which this replica still accepts connections when it leaves, until load balancers
+    /// have noticed; 10 by default, and 0 with `up`
+    #[arg(long, env = "TICKWIRE_DRAIN_ACCEPT_SECS")]
+    pub drain_accept_secs: Option<u32>,
 
     /// Seconds that a handshake may take
     #[arg(long, env = "TICKWIRE_HANDSHAKE_SECS", default_value = "5")]
@@ -130,6 +142,19 @@ pub struct Args {
     /// What one address and one connection may ask for
     #[command(flatten)]
     pub governor: GovernorArgs,
+}
+
+impl Args {
+    /// How long it takes to leave with so many connections: until load balancers have noticed, until
+    /// the last one is closed at the set rate, and a margin for the farewell.
+    pub fn grace(&self, connections: u32) -> Duration {
+        let spread = departure::spread(connections, self.drain_rate);
+        self.notice().saturating_add(spread) + FAREWELL
+    }
+
+    fn notice(&self) -> Duration {
+        Duration::from_secs(self.drain_accept_secs.unwrap_or(NOTICE_SECS).into())
+    }
 }
 
 /// What fanout runs with.
@@ -157,23 +182,9 @@ pub async fn run(
     let args = &config.args;
     let offer = offer(&config)?;
     let metrics = cx.register(Metrics::new);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Store::new(&config.stream, args.ring_bytes.get()));
-    let shared = Shared {
-        store: Arc::clone(&store),
-        repairs: Arc::new(Repairs::new(
-            cx.client.clone(),
-            &config.stream,
-            metrics.clone(),
-        )),
-        metrics: metrics.clone(),
-        clock: Arc::clone(&clock),
-        limits: limits(args),
-        ops: args.governor.ops(),
-        node: config.node.as_str().into(),
-        board: Board::default(),
-    };
-    let (shards, mut threads) = start_shards(args, &shared)?;
+    let shared = share(&config, cx.client.clone(), &metrics);
+    let store = Arc::clone(&shared.store);
+    let (shards, threads) = start_shards(args, &shared)?;
     let reader = Reader::new(
         cx.client.clone(),
         ReaderConfig {
@@ -189,14 +200,14 @@ pub async fn run(
     let check = cx.health.check("fanout.reader");
     let feeder = Feeder {
         reader,
-        store: Arc::clone(&store),
+        store,
         shards: shards.clone(),
         metrics: metrics.clone(),
-        clock,
+        clock: Arc::clone(&shared.clock),
         check: check.clone(),
         ready,
     };
-    show_stats(&cx, &shared);
+    show_stats(&cx, args, &shared);
     let handshakes = TaskTracker::new();
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
     let leaving = CancellationToken::new();
@@ -225,38 +236,106 @@ pub async fn run(
         server::serve(listener, door).await;
         Ok(())
     });
+    let mut parts = Parts {
+        tasks: parts,
+        threads,
+    };
+    let most = bounded(args.max_connections.get());
+    info!(
+        secs = args.grace(most).as_secs(),
+        connections = most,
+        "the grace period that leaving may need"
+    );
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = parts.join_next() => ended.context("nothing runs")?.context("a part panicked")?
-            .and_then(|()| Err(anyhow!("a part ended by itself"))),
-        ended = threads.join_next() => Err(anyhow!("a shard has ended: {ended:?}")),
+        ended = parts.end() => ended,
     };
     check.down("draining");
+    let outcome = match outcome {
+        // Load balancers still send clients here.
+        Ok(()) => tokio::select! {
+            () = sleep(args.notice()) => Ok(()),
+            ended = parts.end() => ended,
+        },
+        failed => failed,
+    };
     leaving.cancel();
     handshakes.close();
     // Whoever is between the handshake and a shard is closed like everybody else.
     handshakes.wait().await;
-    let open = usize::try_from(metrics.connections.get()).unwrap_or(0);
-    let spread =
-        Duration::from_millis(u64::try_from(open * 1_000 / args.drain_rate.get()).unwrap_or(0));
+    let drained = drain(args, &shards, &metrics, &mut parts.threads).await;
+    feeder_stop.cancel();
+    parts.tasks.shutdown().await;
+    outcome.and(drained)
+}
+
+fn share(config: &Config, client: async_nats::Client, metrics: &Metrics) -> Shared {
+    let (args, stream) = (&config.args, config.stream.as_str());
+    Shared {
+        store: Arc::new(Store::new(stream, args.ring_bytes.get())),
+        repairs: Arc::new(Repairs::new(client, stream, metrics.clone())),
+        metrics: metrics.clone(),
+        clock: Arc::new(SystemClock),
+        limits: limits(args),
+        ops: args.governor.ops(),
+        node: config.node.as_str().into(),
+        board: Board::default(),
+    }
+}
+
+/// What runs until the end.
+struct Parts {
+    tasks: JoinSet<Result<()>>,
+    threads: JoinSet<Result<()>>,
+}
+
+impl Parts {
+    /// The first of them to end though nobody asked it to.
+    async fn end(&mut self) -> Result<()> {
+        tokio::select! {
+            ended = self.tasks.join_next() => ended.context("nothing runs")?.context("a part panicked")?
+                .and_then(|()| Err(anyhow!("a part ended by itself"))),
+            ended = self.threads.join_next() => Err(anyhow!("a shard has ended: {ended:?}")),
+        }
+    }
+}
+
+/// Closes every connection, and waits until the shards have ended.
+async fn drain(
+    args: &Args,
+    shards: &[mpsc::Sender<Command>],
+    metrics: &Metrics,
+    threads: &mut JoinSet<Result<()>>,
+) -> Result<()> {
+    let open = bounded(usize::try_from(metrics.connections.get()).unwrap_or(0));
+    let spread = departure::spread(open, args.drain_rate);
+    let begun = Instant::now();
+    let departure = Arc::new(Departure::new(open, args.drain_rate, begun));
     info!(
         connections = open,
         spread_ms = spread.as_millis(),
         "draining"
     );
-    for shard in &shards {
+    for shard in shards {
         // A shard that has ended has nothing to drain.
-        let _ended = shard.send(Command::Drain { spread }).await;
+        let _ended = shard.send(Command::Drain(Arc::clone(&departure))).await;
     }
     let drained = timeout(spread + FAREWELL, async {
         while threads.join_next().await.is_some() {}
     });
-    let drained = drained
+    drained
         .await
-        .map_err(|_| anyhow!("connections were still open {FAREWELL:?} after the drain"));
-    feeder_stop.cancel();
-    parts.shutdown().await;
-    outcome.and(drained)
+        .map_err(|_| anyhow!("connections were still open {FAREWELL:?} after the drain"))?;
+    info!(
+        connections = open,
+        took_ms = begun.elapsed().as_millis(),
+        "drained"
+    );
+    Ok(())
+}
+
+fn bounded(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn offer(config: &Config) -> Result<Offer, ChannelsError> {
@@ -305,9 +384,20 @@ fn start_shards(args: &Args, shared: &Shared) -> Result<Shards> {
     Ok((shards, threads))
 }
 
-fn show_stats(cx: &daemon::Context, shared: &Shared) {
+fn show_stats(cx: &daemon::Context, args: &Args, shared: &Shared) {
+    let (args, board) = (args.clone(), shared.board.clone());
     let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
-    let board = shared.board.clone();
-    cx.stats
-        .add_asked("fanout", move |asked| board.show(&store, &metrics, asked));
+    cx.stats.add_asked("fanout", move |asked| {
+        let mut shown = board.show(&store, &metrics, asked);
+        let open = usize::try_from(metrics.connections.get()).unwrap_or(0);
+        let drain = serde_json::json!({
+            "accept_secs": args.notice().as_secs(),
+            "rate": args.drain_rate,
+            "grace_secs": args.grace(bounded(open)).as_secs_f64().ceil(),
+        });
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("drain".to_owned(), drain);
+        }
+        shown
+    });
 }

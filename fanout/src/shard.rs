@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use governor::Quota;
-use rand::RngExt as _;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
 use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::debug;
 
 use crate::connection::{self, Connection, Wire};
+use crate::departure::Departure;
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
@@ -66,10 +66,8 @@ pub(crate) enum Command {
         from: StreamSeq,
         to: StreamSeq,
     },
-    /// The replica is leaving: every connection is closed within this time.
-    Drain {
-        spread: Duration,
-    },
+    /// The replica is leaving: every connection is closed when its time has come.
+    Drain(Arc<Departure>),
 }
 
 /// What all shards share.
@@ -141,9 +139,9 @@ impl Shard {
                             debug!(%problem, "a connection was lost before it began");
                         }
                     }
-                    Some(Command::Drain { spread }) => {
+                    Some(Command::Drain(departure)) => {
                         draining = true;
-                        self.drain(spread, &mut tasks);
+                        tasks.spawn_local(Rc::clone(&self).drain(departure));
                     }
                     Some(command) => self.obey(command),
                 },
@@ -231,7 +229,7 @@ impl Shard {
                 self.each(|session| session.trimmed(&known, &self.shared.store, (from, to)));
             }
             // Handled where tasks are owned.
-            Command::Accept(_) | Command::Drain { .. } => {}
+            Command::Accept(_) | Command::Drain(_) => {}
         }
     }
 
@@ -315,20 +313,36 @@ impl Shard {
         }
     }
 
-    fn drain(&self, spread: Duration, tasks: &mut JoinSet<()>) {
+    /// Tells every connection when it is closed, and closes it then.
+    async fn drain(self: Rc<Self>, departure: Arc<Departure>) {
+        let now = Instant::now();
+        let mut leaving: Vec<(Instant, Rc<Connection>)> = Vec::new();
         for connection in self.connections.borrow().values() {
-            let wait = spread.mul_f64(rand::rng().random_range(0.0..=1.0));
+            let at = departure.place();
+            let wait = at.saturating_duration_since(now);
             let close_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             connection
                 .session
                 .borrow_mut()
                 .say(&ServerMessage::Drain { close_in_ms });
             connection.wake.notify_one();
-            let leaving = Rc::clone(connection);
-            tasks.spawn_local(async move {
-                tokio::time::sleep(wait).await;
-                leaving.end(CloseCode::Restart);
-            });
+            leaving.push((at, Rc::clone(connection)));
+        }
+        leaving.sort_unstable_by_key(|(at, _)| *at);
+        for (at, connection) in leaving {
+            let stays = || {
+                let open = self.connections.borrow();
+                open.contains_key(&connection.id) && connection.close.get().is_none()
+            };
+            if stays() {
+                sleep_until(at.into()).await;
+            }
+            while stays() {
+                match departure.pass(Instant::now()) {
+                    Ok(()) => connection.end(CloseCode::Restart),
+                    Err(again) => sleep_until(again.into()).await,
+                }
+            }
         }
     }
 

@@ -8,12 +8,18 @@
 
 mod bad_input;
 mod captures;
+mod checker;
 mod chromium;
 mod client;
+mod cluster;
 mod console;
 mod delivery;
 mod disk;
+mod fleet;
 mod kills;
+mod movement;
+mod nomad;
 mod process;
+mod rolling;
 mod sse;
 mod world;

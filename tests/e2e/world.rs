@@ -241,7 +241,7 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     })
 }
 
-async fn get(base: &str, path: &str) -> Result<(u16, Value)> {
+pub(crate) async fn get(base: &str, path: &str) -> Result<(u16, Value)> {
     let host = base.strip_prefix("http://").context("an HTTP address")?;
     let mut stream = TcpStream::connect(host).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");

@@ -1,12 +1,15 @@
 //! Server-sent events and channels over real sockets.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::time::Instant;
 
 use schemas::ws::CloseCode;
 
 use super::query::LAST_EVENT_ID;
 use super::*;
+use crate::departure::Departure;
 
 /// A tick that is passed on: a kind, and a price with a filler of its length.
 fn payload(seq: u64, filler: usize) -> Vec<u8> {
@@ -384,9 +387,11 @@ async fn an_end_is_announced_and_the_gone_are_noticed() {
     // The server closes in between.
     let _may_be_closed = chatty.stream.write_all(&vec![b'x'; 64 * 1024]).await;
     replica.counted("closed_total{code=\"1009\"}", 1).await;
-    let spread = Duration::from_millis(100);
+    let ten_a_second = NonZeroU32::new(10).unwrap();
+    let departure = Arc::new(Departure::new(1, ten_a_second, Instant::now()));
     for shard in &replica.shards {
-        assert!(shard.send(Command::Drain { spread }).await.is_ok());
+        let leave = Command::Drain(Arc::clone(&departure));
+        assert!(shard.send(leave).await.is_ok());
     }
     let mut said = Vec::new();
     while let Some(event) = calm.next().await {
