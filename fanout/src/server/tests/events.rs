@@ -374,6 +374,35 @@ async fn whoever_does_not_read_events_is_ended_as_slow() {
 }
 
 #[tokio::test]
+async fn readers_count_as_connections_and_not_as_handshakes() {
+    let given = [
+        "--max-handshakes=1",
+        "--limit-loopback",
+        "--connections-per-ip=3",
+        "--connects-per-ip-per-sec=0",
+    ];
+    let replica = Replica::start(&given, Duration::from_millis(200)).await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        readers.push(replica.events("topics=trade.x.A", "").await);
+    }
+    // Whoever is in a handshake for so long is sent away; readers are not.
+    let mut silent = replica.connect().await;
+    assert_eq!(rest(&mut silent).await, "");
+    drop(silent);
+    readers.push(replica.events("topics=trade.x.A", "").await);
+    let path = "/v1/sse?topics=trade.x.A";
+    let answer = rest(&mut replica.send("GET", path, "").await).await;
+    let refusal = status(&answer) == 429 && answer.contains("application/problem+json");
+    assert!(refusal && answer.contains("\r\nretry-after: "), "{answer}");
+    replica.publish("tick.trade.x.A", 1..=1, 0).await;
+    for reader in &mut readers {
+        assert_eq!(seqs(&reader.to(1).await), [1]);
+    }
+    replica.counted("accepted_total", 3).await;
+}
+
+#[tokio::test]
 async fn an_end_is_announced_and_the_gone_are_noticed() {
     let replica = Replica::start(&[], DEADLINE).await;
     let gone = replica.events("topics=trade.x.A", "").await;
