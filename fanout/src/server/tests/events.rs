@@ -7,6 +7,7 @@ use schemas::ws::CloseCode;
 
 use super::query::LAST_EVENT_ID;
 use super::*;
+use crate::sse;
 
 /// A tick that is passed on: a kind, and a price with a filler of its length.
 fn payload(seq: u64, filler: usize) -> Vec<u8> {
@@ -19,24 +20,28 @@ impl Replica {
     /// Puts messages on the stream, as the feeder does.
     async fn publish(&self, subject: &str, seqs: RangeInclusive<u64>, filler: usize) {
         for seq in seqs {
-            let head = StreamSeq::new(seq);
-            let live = {
-                let mut known = self.store.write();
-                let time = UnixNanos::new(seq.cast_signed() * 1_000);
-                let live = known.apply(subject, head, time, &payload(seq, filler));
-                (known.head, known.head_time) = (head, time);
-                live.unwrap()
+            self.publish_one(subject, seq, &payload(seq, filler)).await;
+        }
+    }
+
+    async fn publish_one(&self, subject: &str, seq: u64, payload: &[u8]) {
+        let head = StreamSeq::new(seq);
+        let live = {
+            let mut known = self.store.write();
+            let time = UnixNanos::new(seq.cast_signed() * 1_000);
+            let live = known.apply(subject, head, time, payload);
+            (known.head, known.head_time) = (head, time);
+            live.unwrap()
+        };
+        for shard in &self.shards {
+            let messages = [Arc::clone(&live)].into();
+            let read = tokio::time::Instant::now();
+            let batch = Command::Batch {
+                messages,
+                head,
+                read,
             };
-            for shard in &self.shards {
-                let messages = [Arc::clone(&live)].into();
-                let read = tokio::time::Instant::now();
-                let batch = Command::Batch {
-                    messages,
-                    head,
-                    read,
-                };
-                assert!(shard.send(batch).await.is_ok());
-            }
+            assert!(shard.send(batch).await.is_ok());
         }
     }
 
@@ -210,6 +215,19 @@ async fn events_resume_exactly_behind_their_last_id() {
             again.covered(12).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_line_break_in_a_tick_breaks_no_event() {
+    let replica = Replica::start(&[], DEADLINE).await;
+    let mut events = replica.events("topics=trade.x.A", "").await;
+    let text = "a\nid: 7\r\n\ndata: []\u{2028}";
+    let tick = BTreeMap::from([("k", "trade"), ("i", text)]);
+    let payload = rmp_serde::to_vec_named(&tick).unwrap();
+    replica.publish_one("tick.trade.x.A", 1, &payload).await;
+    let said = events.to(1).await;
+    assert_eq!(said.last().unwrap()["d"]["i"], text);
+    events.covered(1).await;
 }
 
 #[tokio::test]
@@ -395,6 +413,21 @@ async fn readers_count_as_connections_and_not_as_handshakes() {
     let answer = rest(&mut replica.send("GET", path, "").await).await;
     let refusal = status(&answer) == 429 && answer.contains("application/problem+json");
     assert!(refusal && answer.contains("\r\nretry-after: "), "{answer}");
+    // A browser would never come back from that.
+    let browser = "Accept: text/event-stream\r\n";
+    let answer = rest(&mut replica.send("GET", path, browser).await).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        status(head) == 200 && head.contains(sse::MEDIA_TYPE),
+        "{head}"
+    );
+    let (retry, end) = body.split_once("\n\n").unwrap();
+    let retry: u32 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
+    assert!((6_000..=8_000).contains(&retry), "{retry}");
+    let why = "{\"code\":1013,\"reason\":\"this address has as many connections as it may\"}";
+    assert_eq!(end, format!("event: end\ndata: {why}\n\n"));
+    let counter = "refused_total{why=\"connections_per_ip\"}";
+    replica.counted(counter, 2).await;
     replica.publish("tick.trade.x.A", 1..=1, 0).await;
     for reader in &mut readers {
         assert_eq!(seqs(&reader.to(1).await), [1]);
