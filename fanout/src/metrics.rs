@@ -1,6 +1,8 @@
 //! Every metric of fanout. Labels are close codes and reasons; never topics or clients.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -113,9 +115,21 @@ fn encodings(registry: &mut Registry) -> [Counter; 2] {
     ["json", "msgpack"].map(|encoding| encoded.get_or_create(&Form { encoding }).clone())
 }
 
-/// What a replica counts.
+/// What a replica counts. Clones share it: every connection holds one.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct Metrics(Arc<Counts>);
+
+impl Deref for Metrics {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}
+
+/// All that is counted.
+#[derive(Debug)]
+pub(crate) struct Counts {
     pub(crate) accepted: Counter,
     refused: Family<Why, Counter>,
     closed: Family<Code, Counter>,
@@ -150,6 +164,12 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Declares all of them.
     pub(crate) fn new(registry: &mut Registry) -> Self {
+        Self(Arc::new(Counts::new(registry)))
+    }
+}
+
+impl Counts {
+    fn new(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("tickwire_fanout");
         Self {
             accepted: zero(registry, "accepted", "Connections accepted"),

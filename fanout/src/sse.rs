@@ -17,6 +17,8 @@ use tokio::net::tcp::OwnedReadHalf;
 use crate::connection::{Connection, Ended, ROOM};
 use crate::shard::Shard;
 
+/// The media type of events.
+pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 /// Milliseconds after which a client connects again: any of these, so that those of a replica that
 /// died do not all come at once.
 const RETRY: std::ops::RangeInclusive<u32> = 1_000..=3_000;
@@ -38,7 +40,7 @@ pub(crate) fn head(fields: &str) -> Vec<u8> {
     let retry = rand::rng().random_range(RETRY);
     format!(
         "HTTP/1.1 200 OK\r\n\
-         content-type: text/event-stream\r\n\
+         content-type: {MEDIA_TYPE}\r\n\
          cache-control: no-store, no-transform\r\n\
          x-accel-buffering: no\r\n\
          connection: close\r\n\
@@ -108,6 +110,15 @@ pub(crate) fn assemble(
 pub(crate) fn push_end(out: &mut Vec<u8>, code: u16, reason: &str) {
     let why = serde_json::json!({ "code": code, "reason": reason });
     push(out, format_args!("event: end\ndata: {why}\n\n"));
+}
+
+/// All that is said to a client for which there is no room now.
+pub(crate) fn sorry(seconds: u32, why: &str) -> Vec<u8> {
+    let spread = rand::rng().random_range(RETRY);
+    let retry = seconds.saturating_mul(1_000).saturating_add(spread);
+    let mut out = format!("retry: {retry}\n\n").into_bytes();
+    push_end(&mut out, CloseCode::Overloaded.code(), why);
+    out
 }
 
 fn push_id(out: &mut Vec<u8>, stream: &str, (epoch, cursor): (Epoch, Cursor)) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::extract::Request;
 use axum::http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::uri::Authority;
@@ -37,6 +37,18 @@ impl Refusal {
             title: "no such resource",
             ..refuse("not_found", StatusCode::NOT_FOUND, detail)
         }
+    }
+
+    /// In how many seconds another try makes sense, if it does.
+    pub(super) fn retry_after(&self) -> Option<u32> {
+        let (name, value) = self.hint.as_deref()?;
+        let seconds = value.to_str().ok()?.parse().ok();
+        seconds.filter(|_| *name == RETRY_AFTER)
+    }
+
+    /// Why, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(super) fn hint(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
@@ -91,7 +103,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
         .unwrap_or_default()
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     let values = headers
         .get_all(name)
         .into_iter()

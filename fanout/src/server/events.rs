@@ -7,15 +7,15 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
+    ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CONTENT_TYPE, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemas::ws::Encoding;
 use tracing::debug;
 
-use super::checks::{Refusal, check_credentials, check_origin, refuse};
+use super::checks::{Refusal, check_credentials, check_origin, lists, refuse};
 use super::lent::Lent;
 use super::{Cx, Door, check_room, query};
 use crate::connection::Wire;
@@ -38,7 +38,7 @@ pub(super) async fn open(
         Err(refusal) => return door.answer(Err(refusal)),
     };
     let answer = take_seat(&door, guest, &lent, &request, &allowed);
-    let mut response = door.answer(answer);
+    let mut response = door.answer(answer.or_else(|refusal| put_off(&door, &request, refusal)));
     response.headers_mut().extend(allowed);
     response
 }
@@ -84,6 +84,20 @@ fn take_seat(
     });
     // Nobody hears this: the socket is not here any more.
     Ok(StatusCode::OK.into_response())
+}
+
+/// Browsers never come back from any status but 200: whoever may try again later is told so in an
+/// event.
+fn put_off(door: &Door, request: &Request, refusal: Refusal) -> Result<Response, Refusal> {
+    let is_browser = lists(request.headers(), &ACCEPT, sse::MEDIA_TYPE);
+    let Some(seconds) = refusal.retry_after().filter(|_| is_browser) else {
+        return Err(refusal);
+    };
+    door.metrics.refused(refusal.why);
+    let mut response = sse::sorry(seconds, refusal.detail()).into_response();
+    let kind = HeaderValue::from_static(sse::MEDIA_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
 }
 
 /// What lets a page of another origin read the answer, if it may.

@@ -10,6 +10,7 @@ use schemas::ws::CloseCode;
 use super::query::LAST_EVENT_ID;
 use super::*;
 use crate::departure::Departure;
+use crate::sse;
 
 /// A tick that is passed on: a kind, and a price with a filler of its length.
 fn payload(seq: u64, filler: usize) -> Vec<u8> {
@@ -22,24 +23,28 @@ impl Replica {
     /// Puts messages on the stream, as the feeder does.
     async fn publish(&self, subject: &str, seqs: RangeInclusive<u64>, filler: usize) {
         for seq in seqs {
-            let head = StreamSeq::new(seq);
-            let live = {
-                let mut known = self.store.write();
-                let time = UnixNanos::new(seq.cast_signed() * 1_000);
-                let live = known.apply(subject, head, time, &payload(seq, filler));
-                (known.head, known.head_time) = (head, time);
-                live.unwrap()
+            self.publish_one(subject, seq, &payload(seq, filler)).await;
+        }
+    }
+
+    async fn publish_one(&self, subject: &str, seq: u64, payload: &[u8]) {
+        let head = StreamSeq::new(seq);
+        let live = {
+            let mut known = self.store.write();
+            let time = UnixNanos::new(seq.cast_signed() * 1_000);
+            let live = known.apply(subject, head, time, payload);
+            (known.head, known.head_time) = (head, time);
+            live.unwrap()
+        };
+        for shard in &self.shards {
+            let messages = [Arc::clone(&live)].into();
+            let read = tokio::time::Instant::now();
+            let batch = Command::Batch {
+                messages,
+                head,
+                read,
             };
-            for shard in &self.shards {
-                let messages = [Arc::clone(&live)].into();
-                let read = tokio::time::Instant::now();
-                let batch = Command::Batch {
-                    messages,
-                    head,
-                    read,
-                };
-                assert!(shard.send(batch).await.is_ok());
-            }
+            assert!(shard.send(batch).await.is_ok());
         }
     }
 
@@ -216,6 +221,19 @@ async fn events_resume_exactly_behind_their_last_id() {
 }
 
 #[tokio::test]
+async fn a_line_break_in_a_tick_breaks_no_event() {
+    let replica = Replica::start(&[], DEADLINE).await;
+    let mut events = replica.events("topics=trade.x.A", "").await;
+    let text = "a\nid: 7\r\n\ndata: []\u{2028}";
+    let tick = BTreeMap::from([("k", "trade"), ("i", text)]);
+    let payload = rmp_serde::to_vec_named(&tick).unwrap();
+    replica.publish_one("tick.trade.x.A", 1, &payload).await;
+    let said = events.to(1).await;
+    assert_eq!(said.last().unwrap()["d"]["i"], text);
+    events.covered(1).await;
+}
+
+#[tokio::test]
 async fn an_id_of_another_history_is_answered_with_a_reset() {
     let replica = Replica::start(&[], DEADLINE).await;
     replica.publish("tick.quote.x.A", 1..=3, 0).await;
@@ -374,6 +392,50 @@ async fn whoever_does_not_read_events_is_ended_as_slow() {
     let got = seqs(&got);
     assert!(got.len() < read.len());
     assert_eq!(got, read[..got.len()]);
+}
+
+#[tokio::test]
+async fn readers_count_as_connections_and_not_as_handshakes() {
+    let given = [
+        "--max-handshakes=1",
+        "--limit-loopback",
+        "--connections-per-ip=3",
+        "--connects-per-ip-per-sec=0",
+    ];
+    let replica = Replica::start(&given, Duration::from_millis(200)).await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        readers.push(replica.events("topics=trade.x.A", "").await);
+    }
+    // Whoever is in a handshake for so long is sent away; readers are not.
+    let mut silent = replica.connect().await;
+    assert_eq!(rest(&mut silent).await, "");
+    drop(silent);
+    readers.push(replica.events("topics=trade.x.A", "").await);
+    let path = "/v1/sse?topics=trade.x.A";
+    let answer = rest(&mut replica.send("GET", path, "").await).await;
+    let refusal = status(&answer) == 429 && answer.contains("application/problem+json");
+    assert!(refusal && answer.contains("\r\nretry-after: "), "{answer}");
+    // A browser would never come back from that.
+    let browser = "Accept: text/event-stream\r\n";
+    let answer = rest(&mut replica.send("GET", path, browser).await).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        status(head) == 200 && head.contains(sse::MEDIA_TYPE),
+        "{head}"
+    );
+    let (retry, end) = body.split_once("\n\n").unwrap();
+    let retry: u32 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
+    assert!((6_000..=8_000).contains(&retry), "{retry}");
+    let why = "{\"code\":1013,\"reason\":\"this address has as many connections as it may\"}";
+    assert_eq!(end, format!("event: end\ndata: {why}\n\n"));
+    let counter = "refused_total{why=\"connections_per_ip\"}";
+    replica.counted(counter, 2).await;
+    replica.publish("tick.trade.x.A", 1..=1, 0).await;
+    for reader in &mut readers {
+        assert_eq!(seqs(&reader.to(1).await), [1]);
+    }
+    replica.counted("accepted_total", 3).await;
 }
 
 #[tokio::test]

@@ -512,6 +512,7 @@ impl World {
             self.now,
         );
         let epoch = place.store.read().epoch.unwrap();
+        session.begin(Some(epoch));
         session.say(&ServerMessage::Welcome {
             conn: "c".to_owned(),
             node: "n".to_owned(),
@@ -640,12 +641,17 @@ impl World {
             }
         };
         assert_eq!(messages.len(), count);
+        let promise = session.promise();
         for message in &messages {
             note(&self.trace, || {
                 let text = format!("{client}@{replica} <- {message:?}");
                 text.chars().take(160).collect()
             });
             self.clients[client].0.take(message, &self.truth);
+        }
+        if let Some((epoch, cursor)) = promise {
+            let state = &self.clients[client].0;
+            assert_eq!((Some(epoch), cursor.seq()), (state.epoch, state.cursor));
         }
         count
     }
