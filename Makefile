@@ -22,8 +22,10 @@ test: setup ## Run every test against a real broker; the whole system in a relea
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
 
-bench: setup ## Measure latency at 5,000 ticks/s and the highest rate received whole
-	cargo run --locked --release --bin tickwire -- bench --ramp
+bench: setup ## Measure a fanout beside an axum broadcaster, then the whole system: BENCH="--only a,b --seconds 5"
+	cargo build --locked --release --bin tickwire --example axum-ws
+	cargo run --locked --release --bin tickwire -- bench fanout $(BENCH)
+	cargo run --locked --release --bin tickwire -- bench system --seconds 20 --ramp
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

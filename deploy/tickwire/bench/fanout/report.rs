@@ -1,0 +1,266 @@
+//! What comes out: one line of JSON, and tables for people.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::ground::Contender;
+
+/// The latency that a load may not exceed at the 99th percentile, in milliseconds.
+const BOUND_MS: f64 = 100.0;
+
+/// One load, and how it was carried.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Load {
+    pub(super) scenario: &'static str,
+    pub(super) server: Contender,
+    pub(super) encoding: &'static str,
+    pub(super) clients: usize,
+    pub(super) ticks_per_second: u32,
+    /// How long was counted.
+    pub(super) seconds: f64,
+    /// Deliveries of ticks scheduled in that time.
+    pub(super) deliveries: u64,
+    pub(super) deliveries_per_second: f64,
+    /// Thousand deliveries per second of the server's processor time.
+    pub(super) kilo_per_cpu_second: f64,
+    /// Processors used, of one.
+    pub(super) server_cpu: f64,
+    pub(super) broker_cpu: f64,
+    /// The clients' and the publisher's.
+    pub(super) client_cpu: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) max_ms: f64,
+    /// Bytes on the socket.
+    pub(super) bytes_per_delivery: f64,
+    /// Resident memory that each connection took before anything was sent.
+    pub(super) idle_kib: f64,
+    /// How late the latest tick was published: large values mean that the load was the limit.
+    pub(super) publisher_behind_ms: f64,
+    /// Missed, and not declared.
+    pub(super) holes: u64,
+    /// Published and not received by the end.
+    pub(super) lost: u64,
+    pub(super) duplicates: u64,
+    /// Left out, and declared.
+    pub(super) declared: u64,
+    /// Connections that the server closed.
+    pub(super) closed: u64,
+}
+
+impl Load {
+    /// Whether all was delivered to everybody in time.
+    pub(super) fn passes(&self) -> bool {
+        self.is_whole() && self.p99_ms < BOUND_MS
+    }
+
+    /// Whether all was delivered to everybody.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.holes == 0 && self.lost == 0 && self.declared == 0 && self.closed == 0
+    }
+}
+
+/// The highest load that passed.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Ceiling {
+    /// It; absent if not even the first one passed.
+    pub(super) highest: Option<Load>,
+    /// The lowest that did not; absent if the ramp ended before.
+    pub(super) failed: Option<Load>,
+    /// Half of the highest.
+    pub(super) half: Option<Load>,
+}
+
+/// Slow clients among others.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Slow {
+    /// The others' load without and with slow clients.
+    pub(super) without: Load,
+    pub(super) with: Load,
+    pub(super) stalled: usize,
+    /// How many the server closed as slow, by its own count.
+    pub(super) closed_4008: u64,
+    /// How many of them got a close frame that says so, once they read again.
+    pub(super) told_4008: u64,
+    /// Seconds after which the last one was closed; absent if one was not.
+    pub(super) closed_after_s: Option<f64>,
+    /// How much the server's memory grew at most, in KiB.
+    pub(super) growth_kib: f64,
+}
+
+/// Everybody cut at once, and back.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Storm {
+    pub(super) clients: usize,
+    pub(super) away_s: f64,
+    /// Ticks that were published for those who were away.
+    pub(super) missed: u64,
+    /// Until the last subscription was accepted again.
+    pub(super) back_ms: f64,
+    /// Until the last tick from before the return had arrived.
+    pub(super) caught_up_ms: f64,
+    pub(super) deliveries: u64,
+    pub(super) p99_ms: f64,
+    pub(super) holes: u64,
+    pub(super) lost: u64,
+    pub(super) duplicates: u64,
+    pub(super) declared: u64,
+    pub(super) closed: u64,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) machine: String,
+    /// Whether the server had a core to itself.
+    pub(super) pinned: bool,
+    pub(super) loads: Vec<Load>,
+    /// By scenario and server.
+    pub(super) ceilings: BTreeMap<String, Ceiling>,
+    pub(super) slow: Vec<Slow>,
+    pub(super) storm: Option<Storm>,
+    /// Ours to the peer's, in this run; and other quotients that budgets name.
+    pub(super) ratios: BTreeMap<String, f64>,
+}
+
+/// A count as a number with a fraction.
+pub(super) fn float(count: u64) -> f64 {
+    let low = u32::try_from(count & u64::from(u32::MAX)).unwrap_or_default();
+    let high = u32::try_from(count >> 32).unwrap_or_default();
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}
+
+/// Bytes in KiB.
+pub(super) fn kib(bytes: u64) -> f64 {
+    float(bytes) / 1_024.0
+}
+
+/// One count by another; 0 of nothing.
+pub(super) fn ratio(count: u64, of: u64) -> f64 {
+    quotient(float(count), float(of))
+}
+
+/// Thousands per second; 0 in no time.
+pub(super) fn thousands_per_second(count: u64, time: Duration) -> f64 {
+    quotient(float(count) / 1_000.0, time.as_secs_f64())
+}
+
+/// One number by another; 0 of nothing.
+pub(super) fn quotient(number: f64, of: f64) -> f64 {
+    if of > 0.0 { number / of } else { 0.0 }
+}
+
+/// The middle one.
+pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    let above = numbers.get(middle).copied().unwrap_or_default();
+    if numbers.len().is_multiple_of(2) {
+        let below = middle
+            .checked_sub(1)
+            .and_then(|at| numbers.get(at).copied());
+        return f64::midpoint(below.unwrap_or(above), above);
+    }
+    above
+}
+
+/// Columns of equal width; numbers to the right.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
+    let widths: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let cells = rows.iter().map(|row| cell(row, at).chars().count());
+            cells.max().unwrap_or(0).max(name.chars().count())
+        })
+        .collect();
+    let line = |cells: &dyn Fn(usize) -> String| {
+        let mut line = String::new();
+        for (at, width) in widths.iter().enumerate() {
+            let text = cells(at);
+            let padded = if at < 2 {
+                format!("{text:<width$}  ")
+            } else {
+                format!("{text:>width$}  ")
+            };
+            line.push_str(&padded);
+        }
+        line.trim_end().to_owned()
+    };
+    let mut lines = vec![line(&|at| {
+        head.get(at).copied().unwrap_or_default().to_owned()
+    })];
+    lines.extend(rows.iter().map(|row| line(&|at| cell(row, at))));
+    lines.join("\n")
+}
+
+/// The head of a table of loads.
+pub(super) const LOADS: [&str; 13] = [
+    "load", "server", "clients", "ticks/s", "k/s", "k/cpu-s", "cpu", "p50 ms", "p99 ms", "max ms",
+    "B/tick", "KiB idle", "whole",
+];
+
+/// A row of a table of loads.
+pub(super) fn row(name: &str, load: &Load) -> Vec<String> {
+    let missing = load.holes + load.lost + load.declared;
+    let whole = if load.is_whole() {
+        "yes".to_owned()
+    } else {
+        format!("{missing} missed, {} closed", load.closed)
+    };
+    vec![
+        name.to_owned(),
+        load.server.name().to_owned(),
+        load.clients.to_string(),
+        load.ticks_per_second.to_string(),
+        format!("{:.1}", load.deliveries_per_second / 1_000.0),
+        format!("{:.1}", load.kilo_per_cpu_second),
+        format!("{:.2}", load.server_cpu),
+        format!("{:.2}", load.p50_ms),
+        format!("{:.2}", load.p99_ms),
+        format!("{:.1}", load.max_ms),
+        format!("{:.0}", load.bytes_per_delivery),
+        format!("{:.1}", load.idle_kib),
+        whole,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{float, median, ratio, table, thousands_per_second};
+
+    #[test]
+    fn counts_become_numbers() {
+        assert!((float(5_000_000_000) - 5e9).abs() < 1.0);
+        assert!((ratio(1, 4) - 0.25).abs() < 1e-9);
+        assert!(ratio(1, 0).abs() < 1e-9);
+        let rate = thousands_per_second(250_000, Duration::from_secs(2));
+        assert!((rate - 125.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        for (numbers, middle) in [
+            (vec![3.0, 1.0, 2.0], 2.0),
+            (vec![4.0, 1.0], 2.5),
+            (vec![], 0.0),
+        ] {
+            assert!((median(numbers) - middle).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_table_lines_up() {
+        let rows = [
+            vec!["A".to_owned(), "x".to_owned(), "5".to_owned()],
+            vec!["longer".to_owned(), "y".to_owned(), "12345".to_owned()],
+        ];
+        let text = table(&["a", "b", "n"], &rows);
+        assert_eq!(text, "a       b      n\nA       x      5\nlonger  y  12345");
+    }
+}
