@@ -7,6 +7,7 @@ WS ?= 127.0.0.1:8081
 OPS ?= 127.0.0.1:9100
 
 PYTHON ?= python3
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench
@@ -24,8 +25,8 @@ test: setup ## Run every test against a real broker; the whole system in a relea
 
 bench: setup ## Measure a fanout beside an axum broadcaster, then the whole system: BENCH="--only a,b --seconds 5"
 	cargo build --locked --release --bin tickwire --example axum-ws
-	cargo run --locked --release --bin tickwire -- bench fanout $(BENCH)
-	cargo run --locked --release --bin tickwire -- bench system --seconds 20 --ramp
+	$(RELEASE)/tickwire bench fanout $(BENCH)
+	$(RELEASE)/tickwire bench system --seconds 20 --ramp
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

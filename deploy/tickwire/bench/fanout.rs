@@ -9,7 +9,7 @@
 //! | `swarm` | the measuring clients |
 //! | `measure` | one load: latency, processor time, continuity |
 //! | `ramp`, `slow`, `storm` | the highest load, slow clients, everybody back at once |
-//! | `report`, `usage` | figures |
+//! | `report`, `tables`, `usage` | figures |
 //!
 //! Latency is counted from the time at which a tick should have been published. The ticks are trades:
 //! lossless and never conflated, so every delivery counts, and the continuity of every topic of
@@ -26,6 +26,7 @@ mod shape;
 mod slow;
 mod storm;
 mod swarm;
+mod tables;
 mod ticks;
 mod usage;
 mod zipf;
@@ -43,7 +44,7 @@ use crate::broker::binary::Places;
 use cores::Cores;
 use ground::{Contender, Tools};
 use measure::{Span, Stand};
-use report::{LOADS, Load, Report, median, quotient, row, table};
+use report::{Load, Report, median, quotient};
 use shape::Shape;
 
 /// How long ticks are sent before it counts.
@@ -191,9 +192,10 @@ impl Bench {
     }
 
     fn span(&self) -> Span {
+        let counted = Duration::from_secs(self.args.seconds);
         Span {
-            warm: WARM,
-            counted: Duration::from_secs(self.args.seconds),
+            warm: WARM.min(counted),
+            counted,
         }
     }
 
@@ -300,10 +302,8 @@ impl Bench {
             "everything on one core: nothing here is comparable"
         };
         crate::say(&format!("machine: {}; {pinned}\n", report.machine))?;
-        for (head, rows) in tables(&report) {
-            if !rows.is_empty() {
-                crate::say(&format!("{}\n", table(head, &rows)))?;
-            }
+        for table in tables::of(&report) {
+            crate::say(&format!("{table}\n"))?;
         }
         crate::say(&serde_json::to_string(&report)?)?;
         let held_back: Vec<&Load> = ours(&report).filter(|load| load.holes > 0).collect();
@@ -332,44 +332,6 @@ fn ours(report: &Report) -> impl Iterator<Item = &Load> {
         .flat_map(|pair| [&pair.without, &pair.with]);
     let all = report.loads.iter().chain(ramps.flatten()).chain(pairs);
     all.filter(|load| load.server == Contender::Tickwire)
-}
-
-type Table<'a> = (&'a [&'a str], Vec<Vec<String>>);
-
-fn tables(report: &Report) -> Vec<Table<'static>> {
-    let named = |load: &Load| format!("{} {}", load.scenario, load.encoding);
-    let loads = report.loads.iter().map(|load| row(&named(load), load));
-    let ceilings = report.ceilings.iter().flat_map(|(name, ceiling)| {
-        let parts = [
-            ("highest", &ceiling.highest),
-            ("too high", &ceiling.failed),
-            ("half", &ceiling.half),
-        ];
-        let scenario = name.split('.').next().unwrap_or_default().to_owned();
-        parts.into_iter().filter_map(move |(part, load)| {
-            let load = load.as_ref()?;
-            Some(row(&format!("{scenario} {part}"), load))
-        })
-    });
-    let slow = report.slow.iter().flat_map(|pair| {
-        [
-            row("none slow", &pair.without),
-            row(&format!("{} slow", pair.stalled), &pair.with),
-        ]
-    });
-    let ratios = report
-        .ratios
-        .iter()
-        .map(|(name, ratio)| vec![name.clone(), format!("{ratio:.2}")]);
-    vec![
-        (&LOADS[..], loads.chain(ceilings).chain(slow).collect()),
-        (&slow::HEAD[..], report.slow.iter().map(slow::row).collect()),
-        (
-            &storm::HEAD[..],
-            report.storm.iter().map(storm::row).collect(),
-        ),
-        (&["quotient", ""][..], ratios.collect()),
-    ]
 }
 
 /// Says how far it is.

@@ -1,7 +1,7 @@
 //! What is measured against what: a broker, and on a core of its own a server that reads from it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ use crate::broker::{self, Broker, Life};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait between two looks at something that can only be asked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// How many of a server's last lines are repeated.
+const LAST_WORDS: usize = 5;
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -159,12 +161,13 @@ impl Ground {
             .kill_on_drop(true);
         let child = tools.cores.on_server(|| command.spawn())?;
         let mut server = Server {
+            log,
             pid: child.id().context("the server ended at once")?,
             child,
             address,
             ops: (contender == Contender::Tickwire).then_some(ops),
         };
-        server.ready(&log).await?;
+        server.ready().await?;
         Ok(server)
     }
 
@@ -217,16 +220,15 @@ pub(super) struct Server {
     pub(super) pid: u32,
     pub(super) address: SocketAddr,
     ops: Option<SocketAddr>,
+    /// What it says on stderr.
+    log: PathBuf,
 }
 
 impl Server {
-    async fn ready(&mut self, log: &Path) -> Result<()> {
+    async fn ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                bail!("the server ended with {status}; it said: {}", said.trim());
-            }
+            self.check()?;
             let answers = match self.ops {
                 Some(ops) => get(ops, "/readyz")
                     .await
@@ -241,6 +243,25 @@ impl Server {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    ///
+    /// It does not; what it said last.
+    pub(super) fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the server ended with {status}; it said: {}", self.said()),
+        }
+    }
+
+    /// Its last words.
+    pub(super) fn said(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(LAST_WORDS).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
     /// To look at it from elsewhere.

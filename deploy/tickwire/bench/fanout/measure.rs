@@ -10,6 +10,7 @@ use schemas::ws::Encoding;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::ground::{Contender, Ground, Server, Tools};
 use super::publisher::{Published, Schedule, publish};
@@ -20,8 +21,8 @@ use super::usage::{self, Usage};
 
 /// Between the decision to publish and the first tick.
 const LEAD: Duration = Duration::from_millis(300);
-/// How long ticks may still take to arrive once the last one was published.
-const DRAIN: Duration = Duration::from_secs(5);
+/// After so long without a tick, once all are published, no more are expected.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Connections that are opened at once.
 const AT_ONCE: usize = 64;
 /// The number that no count reaches: it is not known yet.
@@ -113,7 +114,8 @@ impl Stand {
         let mut swarm = self.swarm;
         let watching = spawn_blocking(move || {
             swarm.begin(from.get()..to.get(), i64::MIN)?;
-            swarm.watch(|tally| pace.is_over(tally.deliveries))?;
+            let mut patience = pace.patience();
+            swarm.watch(|tally| patience.is_over(tally.deliveries))?;
             let tally = swarm.begin(0..0, i64::MIN)?;
             anyhow::Ok((swarm, tally))
         });
@@ -125,8 +127,9 @@ impl Stand {
         let after = sample(pids)?;
         let (published, expected) = publishing.await??;
         let (swarm, tally) = watching.await??;
-        let stand = Self { swarm, ..self };
+        let mut stand = Self { swarm, ..self };
         stand.ground.broker()?;
+        stand.server.check()?;
         let outcome = Outcome {
             published,
             expected,
@@ -135,6 +138,9 @@ impl Stand {
             after,
         };
         let load = outcome.load(&stand, rate, span);
+        if !load.is_whole() {
+            warn!(closes = ?load.closes, said = stand.server.said(), "not everything arrived");
+        }
         Ok((stand, load))
     }
 
@@ -153,43 +159,50 @@ impl Stand {
             let counts = published.as_ref().map_or(&[][..], |all| &all.by_topic[..]);
             let deliveries = counts.iter().zip(&holders);
             let expected = deliveries.map(|(ticks, holders)| ticks * holders).sum();
-            pace.done(expected);
+            pace.expected.store(expected, Ordering::Relaxed);
             Ok((published?, expected))
         })
     }
 }
 
-/// Tells those who watch when everything has been published, and how much that was.
+/// Tells those who watch how much is to arrive, once everything has been published.
 pub(super) struct Pace {
-    began: Instant,
     expected: AtomicU64,
-    /// Microseconds from the beginning until the last tick was published.
-    ended: AtomicU64,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
-            began: Instant::now(),
             expected: AtomicU64::new(NOT_YET),
-            ended: AtomicU64::new(0),
         }
     }
 
-    fn done(&self, expected: u64) {
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.ended.store(micros, Ordering::Relaxed);
-        self.expected.store(expected, Ordering::Release);
+    /// Starts to wait for all of it.
+    pub(super) fn patience(&self) -> Patience<'_> {
+        Patience {
+            pace: self,
+            deliveries: 0,
+            since: Instant::now(),
+        }
     }
+}
 
+/// Waits for everything, as long as something still arrives.
+pub(super) struct Patience<'a> {
+    pace: &'a Pace,
+    deliveries: u64,
+    since: Instant,
+}
+
+impl Patience<'_> {
     /// Whether everything has arrived, or will not any more.
-    pub(super) fn is_over(&self, deliveries: u64) -> bool {
-        let expected = self.expected.load(Ordering::Acquire);
-        if expected == NOT_YET {
-            return false;
+    pub(super) fn is_over(&mut self, deliveries: u64) -> bool {
+        let expected = self.pace.expected.load(Ordering::Relaxed);
+        if expected == NOT_YET || deliveries > self.deliveries {
+            self.deliveries = deliveries;
+            self.since = Instant::now();
         }
-        let ended = Duration::from_micros(self.ended.load(Ordering::Relaxed));
-        deliveries >= expected || self.began.elapsed() > ended + DRAIN
+        deliveries >= expected || self.since.elapsed() > SILENCE
     }
 }
 
@@ -263,6 +276,7 @@ impl Outcome {
             duplicates: tally.duplicates,
             declared: tally.declared,
             closed: tally.closed(),
+            closes: tally.closes,
         }
     }
 }

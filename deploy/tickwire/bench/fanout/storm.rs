@@ -83,7 +83,8 @@ fn weather(mut swarm: Swarm, start: UnixNanos, pace: &Pace) -> Result<(Swarm, Se
     let before = swarm.begin(returned.get()..i64::MAX, returned.get())?;
     swarm.open(swarm.size())?;
     let back = SystemClock.now().since(returned);
-    swarm.watch(|tally| pace.is_over(before.deliveries + tally.deliveries))?;
+    let mut patience = pace.patience();
+    swarm.watch(|tally| patience.is_over(before.deliveries + tally.deliveries))?;
     let after = swarm.begin(0..0, i64::MIN)?;
     let seen = Seen {
         before,
