@@ -23,10 +23,10 @@ test: setup ## Run every test against a real broker; the whole system in a relea
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
 
-bench: setup ## Measure a fanout beside an axum broadcaster, then the whole system: BENCH="--only a,b --seconds 5"
+bench: setup ## Measure a fanout beside an axum broadcaster, and the whole system; BENCH="--only a,b" is part of the first
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
-	$(RELEASE)/tickwire bench system --seconds 20 --ramp
+	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

@@ -280,3 +280,20 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::Pace;
+
+    #[test]
+    fn nobody_stops_watching_before_all_is_published_and_there() {
+        let pace = Pace::new();
+        let mut patience = pace.patience();
+        assert!(!patience.is_over(0) && !patience.is_over(1_000));
+        pace.expected.store(1_002, Ordering::Relaxed);
+        assert!(!patience.is_over(1_000) && !patience.is_over(1_001));
+        assert!(patience.is_over(1_002));
+    }
+}
