@@ -7,6 +7,7 @@ WS ?= 127.0.0.1:8081
 OPS ?= 127.0.0.1:9100
 
 PYTHON ?= python3
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench
@@ -22,8 +23,10 @@ test: setup ## Run every test against a real broker; the whole system in a relea
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
 
-bench: setup ## Measure latency at 5,000 ticks/s and the highest rate received whole
-	cargo run --locked --release --bin tickwire -- bench --ramp
+bench: setup ## Measure a fanout beside an axum broadcaster, and the whole system; BENCH="--only a,b" is part of the first
+	cargo build --locked --release --bin tickwire --example axum-ws
+	$(RELEASE)/tickwire bench fanout $(BENCH)
+	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

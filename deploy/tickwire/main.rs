@@ -54,8 +54,9 @@ enum Command {
     Api(Box<roles::ApiArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
-    /// Measure latency and rate on this machine
-    Bench(bench::BenchArgs),
+    /// Measure latency, rate and load on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print the JSON Schema of ticks and WebSocket messages
     Schema,
     /// Print the version

@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod bench;
 mod captures;
 mod checker;
 mod chromium;

@@ -1,0 +1,351 @@
+//! `tickwire bench fanout`: what one core of our fanout carries, beside a plain axum broadcaster.
+//!
+//! | module | does |
+//! |---|---|
+//! | `shape` | the scenarios: clients, topics, rates |
+//! | `ground` | broker and servers, each a process |
+//! | `cores` | the server's core, and the rest |
+//! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
+//! | `swarm` | the measuring clients |
+//! | `measure` | one load: latency, processor time, continuity |
+//! | `ramp`, `slow`, `storm` | the highest load, slow clients, everybody back at once |
+//! | `report`, `tables`, `usage` | figures |
+//!
+//! Latency is counted from the time at which a tick should have been published. The ticks are trades:
+//! lossless and never conflated, so every delivery counts, and the continuity of every topic of
+//! every client is checked at every tick. Servers take turns in the same run: quotients hold on any
+//! machine, figures only on this one.
+
+mod cores;
+mod ground;
+mod measure;
+mod publisher;
+mod ramp;
+mod report;
+mod shape;
+mod slow;
+mod storm;
+mod swarm;
+mod tables;
+mod ticks;
+mod usage;
+mod zipf;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
+use schemas::ws::Encoding;
+use tracing::info;
+
+use crate::broker::binary::Places;
+use cores::Cores;
+use ground::{Contender, Tools};
+use measure::{Span, Stand};
+use report::{Load, Report, median, quotient};
+use shape::Shape;
+
+/// How long ticks are sent before it counts.
+const WARM: Duration = Duration::from_secs(2);
+/// How often slow clients are compared with none.
+const PAIRS: usize = 3;
+
+/// Arguments of `tickwire bench fanout`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FanoutArgs {
+    /// Measure only these
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+
+    /// How long each load is counted
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+
+    /// How often each load is repeated; servers take turns
+    #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+
+    /// Another number of clients than the scenarios say
+    #[arg(long)]
+    clients: Option<usize>,
+
+    /// The axum broadcaster to compare with; examples/axum-ws beside this program by default
+    #[arg(long)]
+    peer: Option<PathBuf>,
+
+    /// Compare with nobody
+    #[arg(long, conflicts_with = "peer")]
+    alone: bool,
+
+    /// The nats-server to start
+    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
+    nats_server_bin: Option<PathBuf>,
+
+    /// Where the shell looks for programs
+    #[arg(long, env = "PATH", default_value = "", hide = true)]
+    search_path: OsString,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// 1,000 clients on one hot topic, 100 ticks/s; ours in both encodings
+    A,
+    /// 1,000 clients, each on 10 of 500 topics, 2,000 ticks/s by Zipf's law
+    B,
+    /// 10,000 clients on one topic, 1 tick/s; memory per idle connection
+    C,
+    /// The highest rate of A, and latency at half of it
+    RampA,
+    /// The highest rate of B, and latency at half of it
+    RampB,
+    /// 200 clients at 100 KB/s each, of which 20 stop reading
+    Slow,
+    /// The clients of B cut at once, and back with their positions
+    Storm,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// Something does not start, or our server left something out without saying so.
+pub(crate) async fn run(args: FanoutArgs) -> Result<()> {
+    let tools = tools(&args).await?;
+    let machine = super::machine();
+    tools.cores.settle()?;
+    let mut bench = Bench {
+        report: Report {
+            machine,
+            pinned: tools.cores.is_divided(),
+            ..Report::default()
+        },
+        tools,
+        args,
+    };
+    let wanted = bench.args.only.clone();
+    for part in Part::value_variants() {
+        if wanted.is_empty() || wanted.contains(part) {
+            Box::pin(bench.part(*part)).await?;
+        }
+    }
+    bench.conclude()
+}
+
+/// Everything that can be refused before anything is started.
+async fn tools(args: &FanoutArgs) -> Result<Tools> {
+    let places = Places::new(
+        args.nats_server_bin.clone(),
+        &args.search_path,
+        Path::new("data"),
+    );
+    let beside = || {
+        let program = std::env::current_exe().ok()?;
+        Some(program.parent()?.join("examples/axum-ws"))
+    };
+    let peer = args.peer.clone().or_else(beside).filter(|_| !args.alone);
+    if let Some(peer) = &peer
+        && !peer.is_file()
+    {
+        bail!(
+            "there is no broadcaster to compare with at {}: build it with `cargo build --release \
+             --example axum-ws`, name one with --peer, or measure without with --alone",
+            peer.display()
+        );
+    }
+    Ok(Tools {
+        cores: Cores::divide()?,
+        nats_server: places.find().await?,
+        peer,
+    })
+}
+
+struct Bench {
+    args: FanoutArgs,
+    tools: Tools,
+    report: Report,
+}
+
+impl Bench {
+    async fn part(&mut self, part: Part) -> Result<()> {
+        let shape = |shape: Shape| shape.with_clients(self.args.clients);
+        match part {
+            Part::A => self.loads(shape(Shape::A), true).await,
+            Part::B => self.loads(shape(Shape::B), false).await,
+            Part::C => self.loads(shape(Shape::C), false).await,
+            Part::RampA => self.ramp(shape(Shape::A)).await,
+            Part::RampB => self.ramp(shape(Shape::B)).await,
+            Part::Slow => self.slow(shape(Shape::SLOW)).await,
+            Part::Storm => {
+                let storm = storm::raise(&self.tools, shape(Shape::B)).await?;
+                self.report.storm = Some(storm);
+                Ok(())
+            }
+        }
+    }
+
+    fn contenders(&self) -> impl Iterator<Item = Contender> + use<> {
+        let peer = self.tools.peer.as_ref().map(|_| Contender::Axum);
+        [Contender::Tickwire].into_iter().chain(peer)
+    }
+
+    fn span(&self) -> Span {
+        let counted = Duration::from_secs(self.args.seconds);
+        Span {
+            warm: WARM.min(counted),
+            counted,
+        }
+    }
+
+    /// A scenario at its own rate.
+    async fn loads(&mut self, shape: Shape, in_both_encodings: bool) -> Result<()> {
+        let binary = in_both_encodings.then_some((Contender::Tickwire, Encoding::MessagePack));
+        let json = self.contenders().map(|who| (who, Encoding::Json));
+        let turns: Vec<_> = json.chain(binary).collect();
+        for _ in 0..self.args.rounds {
+            for turn in &turns {
+                let stand = Stand::build(&self.tools, *turn, shape).await?;
+                let (stand, load) = stand.run(shape.rate, self.span()).await?;
+                stand.clear().await?;
+                tell(&load);
+                self.report.loads.push(load);
+            }
+        }
+        self.compare_loads(shape.name);
+        Ok(())
+    }
+
+    /// Quotients of medians over the rounds.
+    fn compare_loads(&mut self, scenario: &str) {
+        let of = |server: Contender, encoding: &str, figure: fn(&Load) -> f64| {
+            let same = self.report.loads.iter().filter(|load| {
+                load.scenario == scenario && load.server == server && load.encoding == encoding
+            });
+            median(same.map(figure).collect())
+        };
+        let (ours, peer) = (Contender::Tickwire, Contender::Axum);
+        let mut ratios = vec![];
+        let mut compare = |name: &str, (one, other): (f64, f64)| {
+            if one > 0.0 && other > 0.0 {
+                ratios.push((format!("{scenario}.{name}"), quotient(one, other)));
+            }
+        };
+        let deliveries: fn(&Load) -> f64 = |load| load.kilo_per_cpu_second;
+        let idle: fn(&Load) -> f64 = |load| load.idle_kib;
+        let bytes: fn(&Load) -> f64 = |load| load.bytes_per_delivery;
+        let p99: fn(&Load) -> f64 = |load| load.p99_ms;
+        for (name, figure) in [
+            ("deliveries_per_cpu_to_axum", deliveries),
+            ("idle_memory_to_axum", idle),
+            ("p99_to_axum", p99),
+        ] {
+            compare(name, (of(ours, "json", figure), of(peer, "json", figure)));
+        }
+        for (name, figure) in [
+            ("msgpack_deliveries_per_cpu_to_json", deliveries),
+            ("msgpack_bytes_to_json", bytes),
+        ] {
+            compare(
+                name,
+                (of(ours, "msgpack", figure), of(ours, "json", figure)),
+            );
+        }
+        self.report.ratios.extend(ratios);
+    }
+
+    /// The highest rate of a scenario.
+    async fn ramp(&mut self, shape: Shape) -> Result<()> {
+        let step = Span {
+            warm: WARM / 2,
+            counted: Duration::from_secs((self.args.seconds * 2).div_ceil(5)),
+        };
+        for contender in self.contenders() {
+            let ceiling = ramp::climb(&self.tools, contender, shape, step).await?;
+            let name = format!("{}.{}", shape.name, contender.name());
+            self.report.ceilings.insert(name, ceiling);
+        }
+        let highest = |contender: Contender| {
+            let name = format!("{}.{}", shape.name, contender.name());
+            let load = self.report.ceilings.get(&name)?.highest.as_ref()?;
+            Some(load.deliveries_per_second)
+        };
+        if let (Some(ours), Some(peer)) = (highest(Contender::Tickwire), highest(Contender::Axum)) {
+            let name = format!("{}.highest_to_axum", shape.name);
+            self.report.ratios.insert(name, quotient(ours, peer));
+        }
+        Ok(())
+    }
+
+    async fn slow(&mut self, shape: Shape) -> Result<()> {
+        let counted = Duration::from_secs(self.args.seconds.max(slow::LEAST_SECONDS));
+        for _ in 0..PAIRS {
+            let slow = slow::pair(&self.tools, shape, counted).await?;
+            self.report.slow.push(slow);
+        }
+        let pairs = self.report.slow.iter();
+        let p99 = pairs.map(|pair| quotient(pair.with.p99_ms, pair.without.p99_ms));
+        let p99 = median(p99.collect());
+        self.report
+            .ratios
+            .insert("slow.p99_to_none_slow".to_owned(), p99);
+        Ok(())
+    }
+
+    /// Prints everything, the line of JSON last.
+    fn conclude(self) -> Result<()> {
+        let report = self.report;
+        let pinned = if report.pinned {
+            "the server alone on one core, broker, publisher and clients on the rest"
+        } else {
+            "everything on one core: nothing here is comparable"
+        };
+        crate::say(&format!("machine: {}; {pinned}\n", report.machine))?;
+        for table in tables::of(&report) {
+            crate::say(&format!("{table}\n"))?;
+        }
+        crate::say(&serde_json::to_string(&report)?)?;
+        let held_back: Vec<&Load> = ours(&report).filter(|load| load.holes > 0).collect();
+        if let Some(load) = held_back.first() {
+            bail!(
+                "{} holes in scenario {} at {} ticks/s: something was missed without being declared",
+                load.holes,
+                load.scenario,
+                load.ticks_per_second
+            );
+        }
+        if report.storm.as_ref().is_some_and(|storm| storm.holes > 0) {
+            bail!("holes after a resume storm: something was missed without being declared");
+        }
+        Ok(())
+    }
+}
+
+/// Every load of our own server.
+fn ours(report: &Report) -> impl Iterator<Item = &Load> {
+    let ceilings = report.ceilings.values();
+    let ramps = ceilings.flat_map(|ceiling| [&ceiling.highest, &ceiling.failed, &ceiling.half]);
+    let pairs = report
+        .slow
+        .iter()
+        .flat_map(|pair| [&pair.without, &pair.with]);
+    let all = report.loads.iter().chain(ramps.flatten()).chain(pairs);
+    all.filter(|load| load.server == Contender::Tickwire)
+}
+
+/// Says how far it is.
+fn tell(load: &Load) {
+    info!(
+        scenario = load.scenario,
+        server = load.server.name(),
+        encoding = load.encoding,
+        ticks_per_second = load.ticks_per_second,
+        deliveries_per_second = load.deliveries_per_second.round(),
+        kilo_per_cpu_second = load.kilo_per_cpu_second,
+        p50_ms = load.p50_ms,
+        p99_ms = load.p99_ms,
+        passes = load.passes(),
+        "measured"
+    );
+}

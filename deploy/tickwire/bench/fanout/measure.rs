@@ -1,0 +1,299 @@
+//! One measurement: a schedule of ticks, everybody who watches them arrive, and what it cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use schemas::time::{Clock, SystemClock, UnixNanos};
+use schemas::ws::Encoding;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::ground::{Contender, Ground, Server, Tools};
+use super::publisher::{Published, Schedule, publish};
+use super::report::{Load, kib, ratio, thousands_per_second};
+use super::shape::Shape;
+use super::swarm::{Plan, Swarm, Tally};
+use super::usage::{self, Usage};
+
+/// Between the decision to publish and the first tick.
+const LEAD: Duration = Duration::from_millis(300);
+/// After so long without a tick, once all are published, no more are expected.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Connections that are opened at once.
+const AT_ONCE: usize = 64;
+/// The number that no count reaches: it is not known yet.
+const NOT_YET: u64 = u64::MAX;
+
+/// Everything that is set up for one server and one scenario.
+pub(super) struct Stand {
+    pub(super) contender: Contender,
+    pub(super) encoding: Encoding,
+    pub(super) shape: Shape,
+    pub(super) ground: Ground,
+    pub(super) server: Server,
+    pub(super) swarm: Swarm,
+    /// What each connection took of the server's memory, before anything was sent.
+    pub(super) idle: u64,
+}
+
+/// How long ticks are sent before and while it counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) warm: Duration,
+    pub(super) counted: Duration,
+}
+
+impl Stand {
+    /// Starts a broker and a server, and connects the clients.
+    ///
+    /// # Errors
+    ///
+    /// Something does not start.
+    pub(super) async fn build(
+        tools: &Tools,
+        (contender, encoding): (Contender, Encoding),
+        shape: Shape,
+    ) -> Result<Self> {
+        let ground = Ground::lay(tools).await?;
+        let server = ground.start(tools, contender).await?;
+        let mut swarm = Swarm::new(Plan {
+            address: server.address,
+            encoding,
+            topics: shape.topics,
+            held: shape.hold(),
+        })?;
+        let before = usage::of(server.pid)?;
+        let swarm = spawn_blocking(move || {
+            swarm.open(AT_ONCE)?;
+            anyhow::Ok(swarm)
+        })
+        .await??;
+        let after = usage::of(server.pid)?;
+        let taken = after.resident.saturating_sub(before.resident);
+        let clients = u64::try_from(swarm.size().max(1))?;
+        Ok(Self {
+            contender,
+            encoding,
+            shape,
+            ground,
+            server,
+            swarm,
+            idle: taken / clients,
+        })
+    }
+
+    /// Ends everything.
+    ///
+    /// # Errors
+    ///
+    /// Something had failed before.
+    pub(super) async fn clear(self) -> Result<()> {
+        drop(self.swarm);
+        self.server.end().await?;
+        self.ground.clear().await
+    }
+
+    /// Sends ticks at a rate and says how they arrived.
+    ///
+    /// # Errors
+    ///
+    /// Something broke.
+    pub(super) async fn run(self, rate: u32, span: Span) -> Result<(Self, Load)> {
+        let start = SystemClock.now().offset(nanos(LEAD));
+        let (from, to) = (
+            start.offset(nanos(span.warm)),
+            start.offset(nanos(span.warm + span.counted)),
+        );
+        let pace = Arc::new(Pace::new());
+        let schedule = Schedule::new(start, rate, span.warm + span.counted);
+        let publishing = self.publish(schedule, Arc::clone(&pace));
+        let mut swarm = self.swarm;
+        let watching = spawn_blocking(move || {
+            swarm.begin(from.get()..to.get(), i64::MIN)?;
+            let mut patience = pace.patience();
+            swarm.watch(|tally| patience.is_over(tally.deliveries))?;
+            let tally = swarm.begin(0..0, i64::MIN)?;
+            anyhow::Ok((swarm, tally))
+        });
+        let broker = self.ground.broker()?;
+        let pids = [self.server.pid, broker, std::process::id()];
+        until(from).await;
+        let before = sample(pids)?;
+        until(to).await;
+        let after = sample(pids)?;
+        let (published, expected) = publishing.await??;
+        let (swarm, tally) = watching.await??;
+        let mut stand = Self { swarm, ..self };
+        stand.ground.broker()?;
+        stand.server.check()?;
+        let outcome = Outcome {
+            published,
+            expected,
+            tally,
+            before,
+            after,
+        };
+        let load = outcome.load(&stand, rate, span);
+        if !load.is_whole() {
+            warn!(closes = ?load.closes, said = stand.server.said(), "not everything arrived");
+        }
+        Ok((stand, load))
+    }
+
+    /// Publishes a schedule, and tells the pace when it is done: what was published, and how many
+    /// deliveries that makes.
+    pub(super) fn publish(
+        &self,
+        schedule: Schedule,
+        pace: Arc<Pace>,
+    ) -> JoinHandle<Result<(Published, u64)>> {
+        let (client, runtime) = (self.ground.publisher.clone(), Handle::current());
+        let (topics, holders) = (self.shape.topics, self.swarm.holders());
+        spawn_blocking(move || {
+            let published = publish(&client, &runtime, topics, schedule);
+            // Whoever watches must not wait for ticks that never come.
+            let counts = published.as_ref().map_or(&[][..], |all| &all.by_topic[..]);
+            let deliveries = counts.iter().zip(&holders);
+            let expected = deliveries.map(|(ticks, holders)| ticks * holders).sum();
+            pace.expected.store(expected, Ordering::Relaxed);
+            Ok((published?, expected))
+        })
+    }
+}
+
+/// Tells those who watch how much is to arrive, once everything has been published.
+pub(super) struct Pace {
+    expected: AtomicU64,
+}
+
+impl Pace {
+    pub(super) const fn new() -> Self {
+        Self {
+            expected: AtomicU64::new(NOT_YET),
+        }
+    }
+
+    /// Starts to wait for all of it.
+    pub(super) fn patience(&self) -> Patience<'_> {
+        Patience {
+            pace: self,
+            deliveries: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// Waits for everything, as long as something still arrives.
+pub(super) struct Patience<'a> {
+    pace: &'a Pace,
+    deliveries: u64,
+    since: Instant,
+}
+
+impl Patience<'_> {
+    /// Whether everything has arrived, or will not any more.
+    pub(super) fn is_over(&mut self, deliveries: u64) -> bool {
+        let expected = self.pace.expected.load(Ordering::Relaxed);
+        if expected == NOT_YET || deliveries > self.deliveries {
+            self.deliveries = deliveries;
+            self.since = Instant::now();
+        }
+        deliveries >= expected || self.since.elapsed() > SILENCE
+    }
+}
+
+/// Waits for a point in time.
+pub(super) async fn until(time: UnixNanos) {
+    sleep(time.since(SystemClock.now())).await;
+}
+
+/// A duration in nanoseconds, as far as they go.
+pub(super) fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Server, broker, and ourselves: the load.
+fn sample(pids: [u32; 3]) -> Result<[Usage; 3]> {
+    let [server, broker, load] = pids;
+    Ok([
+        usage::of(server).context("the server is gone")?,
+        usage::of(broker).context("the broker is gone")?,
+        usage::of(load)?,
+    ])
+}
+
+struct Outcome {
+    published: Published,
+    expected: u64,
+    tally: Tally,
+    before: [Usage; 3],
+    after: [Usage; 3],
+}
+
+impl Outcome {
+    fn load(self, stand: &Stand, rate: u32, span: Span) -> Load {
+        let tally = self.tally;
+        let mut used = self
+            .after
+            .iter()
+            .zip(&self.before)
+            .map(|(after, before)| after.cpu.saturating_sub(before.cpu));
+        let mut next = || used.next().unwrap_or_default();
+        let (server, broker, load) = (next(), next(), next());
+        let share = |cpu: Duration| cpu.as_secs_f64() / span.counted.as_secs_f64();
+        let at = |share: f64| {
+            let micros = tally.latency.value_at_quantile(share);
+            Duration::from_micros(micros).as_secs_f64() * 1_000.0
+        };
+        Load {
+            scenario: stand.shape.name,
+            server: stand.contender,
+            encoding: match stand.encoding {
+                Encoding::Json => "json",
+                Encoding::MessagePack => "msgpack",
+            },
+            clients: stand.swarm.size(),
+            ticks_per_second: rate,
+            seconds: span.counted.as_secs_f64(),
+            deliveries: tally.in_window,
+            deliveries_per_second: thousands_per_second(tally.in_window, span.counted) * 1_000.0,
+            kilo_per_cpu_second: thousands_per_second(tally.in_window, server),
+            server_cpu: share(server),
+            broker_cpu: share(broker),
+            client_cpu: share(load),
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            max_ms: at(1.0),
+            bytes_per_delivery: ratio(tally.bytes, tally.deliveries),
+            idle_kib: kib(stand.idle),
+            publisher_behind_ms: self.published.behind.as_secs_f64() * 1_000.0,
+            holes: tally.holes + tally.strays,
+            lost: self.expected.saturating_sub(tally.deliveries),
+            duplicates: tally.duplicates,
+            declared: tally.declared,
+            closed: tally.closed(),
+            closes: tally.closes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::Pace;
+
+    #[test]
+    fn nobody_stops_watching_before_all_is_published_and_there() {
+        let pace = Pace::new();
+        let mut patience = pace.patience();
+        assert!(!patience.is_over(0) && !patience.is_over(1_000));
+        pace.expected.store(1_002, Ordering::Relaxed);
+        assert!(!patience.is_over(1_000) && !patience.is_over(1_001));
+        assert!(patience.is_over(1_002));
+    }
+}

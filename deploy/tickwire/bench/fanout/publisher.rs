@@ -1,0 +1,109 @@
+//! Publishes at appointed times, whatever happened before: a late tick counts as late.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::{Client, Subject};
+use schemas::time::{Clock, SystemClock, UnixNanos};
+use tokio::runtime::Handle;
+
+use super::ticks::{self, Maker};
+use super::zipf::Zipf;
+
+/// The shortest pause: at high rates several ticks leave together, so that pauses do not eat the
+/// processor that everybody else needs.
+const LEAST_PAUSE: Duration = Duration::from_micros(300);
+const SECOND: u128 = 1_000_000_000;
+
+/// When ticks are to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    pub(super) start: UnixNanos,
+    /// Ticks per second.
+    pub(super) rate: u32,
+    pub(super) count: u64,
+}
+
+impl Schedule {
+    /// So many seconds at a rate.
+    pub(super) fn new(start: UnixNanos, rate: u32, span: Duration) -> Self {
+        let count = u128::from(rate) * span.as_nanos() / SECOND;
+        Self {
+            start,
+            rate,
+            count: u64::try_from(count).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// When the tick of this number is due.
+    pub(super) fn due(&self, number: u64) -> UnixNanos {
+        let after = u128::from(number) * SECOND / u128::from(self.rate.max(1));
+        self.start.offset(i64::try_from(after).unwrap_or(i64::MAX))
+    }
+}
+
+/// What was published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Published {
+    /// Ticks, by topic.
+    pub(super) by_topic: Vec<u64>,
+    /// How late the latest one left.
+    pub(super) behind: Duration,
+}
+
+/// Publishes a schedule; blocks until the broker has it all.
+///
+/// # Errors
+///
+/// The broker is gone.
+pub(super) fn publish(
+    client: &Client,
+    runtime: &Handle,
+    topics: usize,
+    schedule: Schedule,
+) -> Result<Published> {
+    let subjects: Vec<Subject> = (0..topics).map(|n| ticks::subject(n).into()).collect();
+    let (mut maker, mut zipf) = (Maker::new(), Zipf::new(topics));
+    let mut published = Published {
+        by_topic: vec![0; topics],
+        behind: Duration::ZERO,
+    };
+    for number in 0..schedule.count {
+        let due = schedule.due(number);
+        let wait = due.since(SystemClock.now());
+        if !wait.is_zero() {
+            thread::sleep(wait.max(LEAST_PAUSE));
+        }
+        let topic = zipf.draw();
+        let payload = maker.tick(topic, due)?;
+        let subject = subjects.get(topic).context("a topic")?.clone();
+        published.behind = published.behind.max(SystemClock.now().since(due));
+        runtime.block_on(client.publish(subject, payload))?;
+        if let Some(count) = published.by_topic.get_mut(topic) {
+            *count += 1;
+        }
+    }
+    runtime.block_on(client.flush())?;
+    Ok(published)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use schemas::time::UnixNanos;
+
+    use super::Schedule;
+
+    #[test]
+    fn ticks_are_due_at_even_distances_from_the_start() {
+        let start = UnixNanos::new(1_000);
+        let schedule = Schedule::new(start, 3, Duration::from_secs(2));
+        assert_eq!(schedule.count, 6);
+        let due: Vec<i64> = (0..4).map(|number| schedule.due(number).get()).collect();
+        assert_eq!(due, [1_000, 333_334_333, 666_667_666, 1_000_001_000]);
+        let hour = Schedule::new(start, 4_000_000, Duration::from_hours(1));
+        assert_eq!(hour.due(hour.count).since(start), Duration::from_hours(1));
+    }
+}

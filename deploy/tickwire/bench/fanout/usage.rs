@@ -1,0 +1,66 @@
+//! What a process has used, as /proc says by its id.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// User and system time of all its threads.
+    pub(super) cpu: Duration,
+    /// Resident bytes, now.
+    pub(super) resident: u64,
+}
+
+/// Asks for a process; its threads are counted in.
+///
+/// # Errors
+///
+/// It has ended.
+pub(super) fn of(pid: u32) -> Result<Usage> {
+    let read = |what: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{what}"))
+            .with_context(|| format!("process {pid} has ended"))
+    };
+    let ticks = cpu_ticks(&read("stat")?).context("/proc/<pid>/stat cannot be read")?;
+    let pages = resident_pages(&read("statm")?).context("/proc/<pid>/statm cannot be read")?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let page = u64::try_from(rustix::param::page_size())?;
+    Ok(Usage {
+        cpu: Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)),
+        resident: pages.saturating_mul(page),
+    })
+}
+
+/// User and system time; the name before them may hold anything, so it is skipped from its end.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut times = fields.split(' ').skip(11);
+    let mut next = || times.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+fn resident_pages(statm: &str) -> Option<u64> {
+    statm.split(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cpu_ticks, of, resident_pages};
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 900 0 0 0 17 25 0 0 20 0 3 0 100 1 2";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks("42 (a) S 1"), None);
+        assert_eq!(resident_pages("500 120 30 1 0 50 0"), Some(120));
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(of(std::process::id()).unwrap().resident > 0);
+        assert!(of(u32::MAX).is_err());
+    }
+}

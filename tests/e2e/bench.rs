@@ -1,0 +1,64 @@
+//! `tickwire bench fanout` measures, and says what it measured.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::world::{BINARY, PATIENCE};
+
+/// Runs it with these arguments: exit code, what it printed, and what it complained about.
+async fn bench(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let mut command = Command::new(BINARY);
+    command
+        .args(["bench", "fanout"])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await??;
+    let (said, complained) = (output.stdout, output.stderr);
+    Ok((
+        output.status.code(),
+        String::from_utf8(said)?,
+        String::from_utf8(complained)?,
+    ))
+}
+
+#[tokio::test]
+async fn every_delivery_is_counted_and_checked() -> Result<()> {
+    let small = "--alone --only a --clients 20 --seconds 1 --rounds 1";
+    let arguments: Vec<&str> = small.split(' ').collect();
+    let (code, said, complained) = bench(&arguments).await?;
+    assert_eq!(code, Some(0), "{complained}");
+    assert!(said.contains("machine: "), "{said}");
+    let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
+    let loads = report["loads"].as_array().context("loads")?;
+    let encodings: Vec<&Value> = loads.iter().map(|load| &load["encoding"]).collect();
+    assert_eq!(encodings, ["json", "msgpack"]);
+    for load in loads {
+        // 20 clients, 100 ticks a second, one second.
+        assert_eq!(load["deliveries"], 2_000, "{load}");
+        for nothing in ["holes", "lost", "declared", "closed"] {
+            assert_eq!(load[nothing], 0, "{nothing}: {load}");
+        }
+        let (p99, max) = (load["p99_ms"].as_f64(), load["max_ms"].as_f64());
+        assert!(p99 > Some(0.0) && p99 <= max, "{load}");
+        assert!(load["bytes_per_delivery"].as_f64() > Some(100.0), "{load}");
+    }
+    let ratio = &report["ratios"]["A.msgpack_bytes_to_json"];
+    assert!(ratio.as_f64() < Some(0.75), "{ratio}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_broadcaster_the_remedy_is_named() -> Result<()> {
+    let (code, _, complained) = bench(&["--peer", "/no/such/axum-ws"]).await?;
+    assert_eq!(code, Some(1));
+    for part in ["/no/such/axum-ws", "--example axum-ws", "--alone"] {
+        assert!(complained.contains(part), "{complained}");
+    }
+    Ok(())
+}
