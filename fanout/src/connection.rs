@@ -11,9 +11,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::frame::{Decoder, Incoming, Opcode, header, push_close, push_header};
+use crate::deflate::Mark;
+use crate::frame::{Decoder, Incoming, Opcode, Violation, header, push_close, push_header};
 use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
 use crate::session::{HEARTBEAT, Reply, Session, refusal};
@@ -27,8 +28,11 @@ const MISSES: u32 = 2;
 const ROOM: usize = 64 * 1024;
 /// The shortest time between two writes to a socket under load: messages are gathered meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long the last bytes and the close frame may take.
+/// How long the last bytes, the close frame and the client's answer to it may take.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a client may take to end a connection that is closed: if we went first while something
+/// of it is unread, the kernel would take back what it has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
 /// Control frames that wait for the socket, in bytes: a client that only pings is cut off.
 const MAX_CONTROL: usize = 16 * 1024;
 /// The longest frame header, and the longest array header of MessagePack.
@@ -43,6 +47,41 @@ pub(crate) struct Connection {
     /// There is something to write.
     pub(crate) wake: Notify,
     pub(crate) close: Cell<Option<(u16, &'static str)>>,
+    /// Whether messages are compressed.
+    pub(crate) deflate: bool,
+    pub(crate) parted: Parted,
+}
+
+/// How far a connection that closes has come.
+#[derive(Default)]
+pub(crate) struct Parted {
+    /// Our close frame is out.
+    sent: Cell<bool>,
+    /// Nothing more is awaited: the client's close frame has come, or it cannot be understood.
+    heard: Cell<bool>,
+    hearing: Notify,
+}
+
+impl Parted {
+    fn hear(&self) {
+        self.heard.set(true);
+        self.hearing.notify_one();
+    }
+
+    async fn heard(&self) {
+        while !self.heard.get() {
+            self.hearing.notified().await;
+        }
+    }
+
+    /// What it means that the client is gone.
+    const fn ended(&self) -> Ended {
+        if self.sent.get() {
+            Ended::Closed
+        } else {
+            Ended::Gone
+        }
+    }
 }
 
 impl Connection {
@@ -138,32 +177,35 @@ async fn read_all(
     read: &OwnedReadHalf,
     early: Vec<u8>,
 ) -> Ended {
-    let mut decoder = Decoder::new(connection.session.borrow().limits().message_bytes);
+    let limit = connection.session.borrow().limits().message_bytes;
+    let mut decoder = Decoder::new(limit, connection.deflate);
     decoder.feed(&early);
     drop(early);
     let mut allowance = Allowance::new(shard.shared.ops, DefaultClock::default());
     let mut missed = 0;
     let mut ping_at = Instant::now() + PING;
     loop {
-        if let Err((code, reason)) = take_messages(shard, connection, &mut decoder, &mut allowance)
+        if connection.close.get().is_none()
+            && let Err((code, reason)) =
+                take_messages(shard, connection, &mut decoder, &mut allowance)
         {
             connection.end_with(code, reason);
         }
         if connection.close.get().is_some() {
             // The writer says goodbye, and ends the connection when that is done.
-            return std::future::pending().await;
+            return listen(shard, connection, read, decoder).await;
         }
         tokio::select! {
             ready = read.readable() => {
                 let mut scratch = shard.scratch.borrow_mut();
                 match ready.and_then(|()| read.try_read(&mut scratch)) {
-                    Ok(0) => return Ended::Gone,
+                    Ok(0) => return connection.parted.ended(),
                     Ok(count) => {
                         missed = 0;
                         decoder.feed(scratch.get(..count).unwrap_or_default());
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return Ended::Gone,
+                    Err(_) => return connection.parted.ended(),
                 }
             }
             () = sleep_until(ping_at.into()) => {
@@ -180,6 +222,38 @@ async fn read_all(
     }
 }
 
+/// Reads on while a connection closes, so that the client's close frame is seen. Nothing else of it
+/// counts any more.
+async fn listen(
+    shard: &Shard,
+    connection: &Connection,
+    read: &OwnedReadHalf,
+    mut decoder: Decoder,
+) -> Ended {
+    decoder.ignore_messages();
+    loop {
+        while !connection.parted.heard.get() {
+            let next = decoder.next(&mut shard.inflater.borrow_mut());
+            match next {
+                Ok(None) => break,
+                Ok(Some(Incoming::Close(..))) | Err(_) => connection.parted.hear(),
+                Ok(Some(_)) => {}
+            }
+        }
+        let ready = read.readable().await;
+        let mut scratch = shard.scratch.borrow_mut();
+        match ready.and_then(|()| read.try_read(&mut scratch)) {
+            Ok(0) => return connection.parted.ended(),
+            Ok(count) if !connection.parted.heard.get() => {
+                decoder.feed(scratch.get(..count).unwrap_or_default());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return connection.parted.ended(),
+        }
+    }
+}
+
 type CloseReason = (u16, &'static str);
 
 /// Acts on every whole message that has arrived.
@@ -191,7 +265,8 @@ fn take_messages(
 ) -> Result<(), CloseReason> {
     let encoding = connection.session.borrow().encoding();
     loop {
-        match decoder.next() {
+        let next = decoder.next(&mut shard.inflater.borrow_mut());
+        match next {
             Ok(None) => return Ok(()),
             Ok(Some(Incoming::Ping(payload))) => {
                 let mut control = connection.control.borrow_mut();
@@ -203,7 +278,10 @@ fn take_messages(
                 connection.wake.notify_one();
             }
             Ok(Some(Incoming::Pong(_))) => {}
-            Ok(Some(Incoming::Close(code, _))) => return Err((code.unwrap_or(1000), "goodbye")),
+            Ok(Some(Incoming::Close(code, _))) => {
+                connection.parted.hear();
+                return Err((code.unwrap_or(1000), "goodbye"));
+            }
             Ok(Some(Incoming::Text(bytes))) if encoding == Encoding::Json => {
                 ops(shard, connection, allowance, &bytes)?;
             }
@@ -219,17 +297,27 @@ fn take_messages(
             }
             Err(violation) => {
                 shard.shared.metrics.bad_ops.inc();
-                return Err((violation.close_code(), reason_of(violation.close_code())));
+                connection.parted.hear();
+                return Err((violation.close_code(), reason_of(violation)));
             }
         }
     }
 }
 
-const fn reason_of(code: u16) -> &'static str {
-    match code {
-        1007 => "text is not UTF-8",
-        1009 => CloseCode::TooBig.reason(),
-        _ => CloseCode::Protocol.reason(),
+const fn reason_of(violation: Violation) -> &'static str {
+    match violation {
+        Violation::Utf8 => "text is not UTF-8",
+        Violation::Deflate => "compressed data cannot be inflated",
+        Violation::TooLong(_) => CloseCode::TooBig.reason(),
+        Violation::ReservedBits
+        | Violation::Opcode(_)
+        | Violation::Unmasked
+        | Violation::Control
+        | Violation::Length
+        | Violation::Continuation
+        | Violation::Interleaved
+        | Violation::CloseCode(_)
+        | Violation::CloseLength => CloseCode::Protocol.reason(),
     }
 }
 
@@ -403,13 +491,19 @@ async fn farewell(mut write: OwnedWriteHalf, connection: &Connection, last: &[u8
     let mut bytes = last.to_vec();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
     push_close(&mut bytes, code, reason);
-    let sent = timeout(FAREWELL, async {
+    let parting = timeout(FAREWELL, async {
         write.write_all(&bytes).await?;
+        connection.parted.sent.set(true);
+        connection.parted.heard().await;
         write.shutdown().await
     });
-    match sent.await {
-        Ok(Ok(())) | Err(_) => Ended::Closed,
-        Ok(Err(_)) => Ended::Gone,
+    match parting.await {
+        Ok(Ok(())) => {
+            sleep(LINGER).await;
+            Ended::Closed
+        }
+        Ok(Err(_)) => connection.parted.ended(),
+        Err(_) => Ended::Closed,
     }
 }
 
@@ -424,7 +518,9 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
     buffer.resize(reserve, 0);
     let clock = shard.shared.clock.now();
     session.applied(shard.applied());
-    let count = match session.fill(&shard.shared.store, ROOM, now, clock, buffer) {
+    let mut marks = connection.deflate.then(Vec::new);
+    let out = (&mut *buffer, marks.as_mut());
+    let count = match session.fill(&shard.shared.store, ROOM, now, clock, out) {
         Ok(count) => count,
         Err(code) => {
             connection.end(code);
@@ -445,15 +541,42 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
         *tag = 0xDD;
         length.copy_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
     }
+    let encoding = session.encoding();
+    let deflated =
+        marks.is_some_and(|marks| deflate(shard, encoding, (buffer, reserve - open), &marks));
     let payload = buffer.len() - (reserve - open);
     let opcode = if json { Opcode::Text } else { Opcode::Binary };
-    let (head, size) = header(opcode, payload);
+    let (head, size) = header(opcode, deflated, payload);
     let start = reserve - open - size - control.len();
     let front = control.iter().chain(head.iter().take(size));
     for (place, byte) in buffer.iter_mut().skip(start).zip(front) {
         *place = *byte;
     }
     start
+}
+
+/// Puts the compressed form of the message that begins at `start` in its place, if it is shorter.
+fn deflate(
+    shard: &Shard,
+    encoding: Encoding,
+    (buffer, start): (&mut Vec<u8>, usize),
+    marks: &[Mark],
+) -> bool {
+    let metrics = &shard.shared.metrics;
+    let mut deflater = shard.deflater.borrow_mut();
+    let before = deflater.shared;
+    let deflated = deflater.message(encoding, (buffer, start), marks);
+    let plain = buffer.len() - start;
+    let pays = deflated.len() < plain;
+    if pays {
+        let count = |bytes: usize| u64::try_from(bytes).unwrap_or(0);
+        metrics.deflate_in_bytes.inc_by(count(plain));
+        metrics.deflate_out_bytes.inc_by(count(deflated.len()));
+        buffer.truncate(start);
+        buffer.extend_from_slice(deflated);
+    }
+    metrics.compressed.inc_by(deflater.shared - before);
+    pays
 }
 
 fn give_back(shard: &Shard, buffer: Vec<u8>) {

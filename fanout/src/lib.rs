@@ -9,12 +9,14 @@
 //! | `session` | what one connection subscribes to and is still owed; no I/O |
 //! | `connection` | one socket: frames in, frames out |
 //! | `frame` | RFC 6455 |
+//! | `deflate` | RFC 7692 |
 //! | `server` | handshakes |
 //! | `governor` | what one address and one connection may ask for |
 //!
 //! A message is encoded once per encoding, and only if somebody here wants it.
 
 mod connection;
+mod deflate;
 mod feeder;
 mod frame;
 mod governor;
@@ -110,6 +112,10 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_MAX_HANDSHAKES", default_value = "1024")]
     pub max_handshakes: NonZeroUsize,
 
+    /// Compress for no client, whatever it offers
+    #[arg(long = "no-deflate", env = "TICKWIRE_DEFLATE", action = clap::ArgAction::SetFalse)]
+    pub deflate: bool,
+
     /// What one address and one connection may ask for
     #[command(flatten)]
     pub governor: GovernorArgs,
@@ -180,6 +186,7 @@ pub async fn run(
         shards: shards.clone(),
         next: AtomicUsize::new(0),
         origins: args.origins.clone(),
+        deflate: args.deflate,
         max_connections: i64::try_from(args.max_connections.get()).unwrap_or(i64::MAX),
         max_handshakes: args.max_handshakes.get(),
         patience: Duration::from_secs(args.handshake_secs.get().into()),

@@ -3,6 +3,7 @@
 //! Whoever connects has a bounded time to get through; of too many who dawdle the first ones go.
 
 mod checks;
+mod extensions;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -57,6 +59,8 @@ pub(crate) struct Door {
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     pub(crate) next: AtomicUsize,
     pub(crate) origins: Vec<String>,
+    /// Whether clients may have compression.
+    pub(crate) deflate: bool,
     pub(crate) max_connections: i64,
     /// How many may be in their handshake at once.
     pub(crate) max_handshakes: usize,
@@ -208,6 +212,7 @@ fn handshake(
     let key = check_upgrade(headers)?;
     let (encoding, chosen) = check_subprotocol(headers)?;
     check_origin(&door.origins, headers)?;
+    let extensions = extensions::negotiate(headers, door.deflate)?;
     check_credentials(request)?;
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(refuse(
@@ -224,8 +229,10 @@ fn handshake(
         )
     })?;
     let owner = Arc::clone(door);
+    let deflate = extensions.is_some();
     door.tasks.spawn(async move {
-        if let Err(why) = hand_over(&owner, upgrade, encoding, guest).await {
+        let terms = (encoding, deflate);
+        if let Err(why) = hand_over(&owner, upgrade, terms, guest).await {
             debug!(why, "a connection was lost at its handshake");
         }
     });
@@ -234,6 +241,9 @@ fn handshake(
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
     fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(extensions) = extensions {
+        fields.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
+    }
     if chosen {
         fields.insert(
             SEC_WEBSOCKET_PROTOCOL,
@@ -267,7 +277,7 @@ fn check_room(door: &Door, guest: &Guest) -> Result<(), Refusal> {
 async fn hand_over(
     door: &Door,
     upgrade: OnUpgrade,
-    encoding: Encoding,
+    (encoding, deflate): (Encoding, bool),
     guest: Arc<Guest>,
 ) -> Result<(), &'static str> {
     let upgraded: Upgraded = upgrade.await.map_err(|_| "the client went away")?;
@@ -290,6 +300,7 @@ async fn hand_over(
             stream,
             early,
             encoding,
+            deflate,
             guest,
         }))
         .await

@@ -255,7 +255,7 @@ impl Session {
     }
 
     fn emit(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
-        let Some(bytes) = live.data(self.encoding) else {
+        let Some(bytes) = live.data(self.encoding, &self.metrics) else {
             // Given as what it is when there is room: a message that no client can have.
             self.metrics.unencodable.inc();
             let topic = live.topic.id;
@@ -268,7 +268,7 @@ impl Session {
             }
             return Ok(());
         };
-        self.outbox.push_live(bytes.clone(), now);
+        self.outbox.push_live(Arc::clone(live), bytes.len(), now);
         if self.outbox.live_bytes() > self.limits.unsent_bytes
             || self.outbox.age(now) > self.limits.unsent_age
         {

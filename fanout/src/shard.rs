@@ -16,7 +16,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::debug;
 
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Parted};
+use crate::deflate::{Deflater, Inflater};
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
@@ -32,6 +33,8 @@ pub(crate) struct Arrival {
     /// Bytes that the client sent right behind its handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) encoding: Encoding,
+    /// Whether permessage-deflate was negotiated.
+    pub(crate) deflate: bool,
     /// Counts the connection for as long as it lasts.
     pub(crate) guest: Arc<Guest>,
 }
@@ -83,6 +86,8 @@ pub(crate) struct Shard {
     pub(crate) buffers: RefCell<Vec<Vec<u8>>>,
     /// One buffer for reads, used by whoever has something to read.
     pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) inflater: RefCell<Inflater>,
+    pub(crate) deflater: RefCell<Deflater>,
     applied: Cell<StreamSeq>,
     next: Cell<u64>,
 }
@@ -98,6 +103,8 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         connections: RefCell::default(),
         buffers: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
+        inflater: RefCell::new(Inflater::new()),
+        deflater: RefCell::new(Deflater::new()),
         applied: Cell::new(StreamSeq::ZERO),
         next: Cell::new(0),
     });
@@ -138,6 +145,7 @@ impl Shard {
             stream,
             early,
             encoding,
+            deflate,
             guest,
         } = arrival;
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -158,6 +166,8 @@ impl Shard {
             control: RefCell::default(),
             wake: Notify::new(),
             close: Cell::new(None),
+            deflate,
+            parted: Parted::default(),
         });
         self.connections
             .borrow_mut()

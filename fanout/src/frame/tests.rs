@@ -31,11 +31,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn read_all(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Incoming>, Violation> {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = Decoder::new(LIMIT, false);
+    let mut inflater = Inflater::new();
     let mut seen = Vec::new();
     for chunk in chunks {
         decoder.feed(&chunk);
-        while let Some(message) = decoder.next()? {
+        while let Some(message) = decoder.next(&mut inflater)? {
             seen.push(message);
         }
     }
@@ -54,10 +55,11 @@ fn read(bytes: &[u8]) -> Result<Vec<Incoming>, Violation> {
 }
 
 fn violation(bytes: &[u8]) -> Violation {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = Decoder::new(LIMIT, false);
+    let mut inflater = Inflater::new();
     for chunk in bytes.chunks(1) {
         decoder.feed(chunk);
-        if let Err(violation) = decoder.next() {
+        if let Err(violation) = decoder.next(&mut inflater) {
             return violation;
         }
     }
@@ -187,12 +189,13 @@ proptest! {
         cut in 1_usize..50,
     ) {
         let run = |chunks: Vec<Vec<u8>>| {
-            let mut decoder = Decoder::new(64);
+            let mut decoder = Decoder::new(64, false);
+            let mut inflater = Inflater::new();
             let mut seen = Vec::new();
             for chunk in chunks {
                 decoder.feed(&chunk);
                 loop {
-                    match decoder.next() {
+                    match decoder.next(&mut inflater) {
                         Ok(Some(message)) => seen.push(Ok(message)),
                         Ok(None) => break,
                         Err(violation) => {

@@ -544,7 +544,14 @@ impl World {
         let (session, _) = place.sessions.get_mut(&id).unwrap();
         session.applied(place.applied);
         let mut out = Vec::new();
-        let filled = session.fill(&place.store, room, self.now, UnixNanos::new(1), &mut out);
+        let out_and_marks = (&mut out, None);
+        let filled = session.fill(
+            &place.store,
+            room,
+            self.now,
+            UnixNanos::new(1),
+            out_and_marks,
+        );
         let Ok(count) = filled else {
             self.hang_up(client);
             return 0;
