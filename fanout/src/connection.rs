@@ -564,7 +564,7 @@ fn deflate(
 ) -> bool {
     let metrics = &shard.shared.metrics;
     let mut deflater = shard.deflater.borrow_mut();
-    let before = deflater.shared;
+    let before = deflater.count;
     let deflated = deflater.message(encoding, (buffer, start), marks);
     let plain = buffer.len() - start;
     let pays = deflated.len() < plain;
@@ -575,7 +575,7 @@ fn deflate(
         buffer.truncate(start);
         buffer.extend_from_slice(deflated);
     }
-    metrics.compressed.inc_by(deflater.shared - before);
+    metrics.compressed.inc_by(deflater.count - before);
     pays
 }
 

@@ -21,8 +21,10 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 const LAST: [u8; 5] = [0x01, 0x00, 0x00, 0xFF, 0xFF];
 /// How many blocks of one message may claim to be the last one.
 const MOST_ENDS: usize = 16;
-/// The lowest that makes codes of its own for a tick; higher ones save a byte or two more.
-const LEVEL: u32 = 2;
+/// For what is shared: the lowest that makes codes of its own; higher ones save a byte or two more.
+const SHARED: u32 = 2;
+/// For what is a connection's own: the cheapest.
+const OWN: u32 = 1;
 /// Shorter than this is not worth compressing.
 const SHORT: usize = 32;
 /// The first room for what is inflated.
@@ -118,34 +120,28 @@ pub(crate) struct Mark {
 
 /// Compresses; one for all connections of a shard.
 pub(crate) struct Deflater {
-    compress: Compress,
+    shared: Squeezer,
+    own: Squeezer,
     /// The end of a list in JSON.
     close: Vec<u8>,
     /// The message that was compressed last.
     message: Vec<u8>,
-    /// How many messages were compressed here for everybody.
-    pub(crate) shared: u64,
+    /// How often something was compressed here for everybody.
+    pub(crate) count: u64,
 }
 
-impl Deflater {
-    pub(crate) fn new() -> Self {
-        let compress = Compress::new_with_window_bits(Compression::new(LEVEL), false, WINDOW);
-        let mut deflater = Self {
-            compress,
-            close: Vec::new(),
-            message: Vec::new(),
-            shared: 0,
-        };
-        let mut close = Vec::new();
-        deflater.flush(&[b"]"], &mut close);
-        deflater.close = close;
-        deflater
+/// Makes pieces that stand by themselves.
+struct Squeezer(Compress);
+
+impl Squeezer {
+    fn new(level: u32) -> Self {
+        let level = Compression::new(level);
+        Self(Compress::new_with_window_bits(level, false, WINDOW))
     }
 
-    /// Appends `parts` as one piece that stands by itself and ends at a byte boundary, without its
-    /// [`TAIL`].
-    fn flush(&mut self, parts: &[&[u8]], out: &mut Vec<u8>) {
-        self.compress.reset();
+    /// Appends `parts` as one piece that ends at a byte boundary, without its [`TAIL`].
+    fn squeeze(&mut self, parts: &[&[u8]], out: &mut Vec<u8>) {
+        self.0.reset();
         let total: usize = parts.iter().map(|part| part.len()).sum();
         out.reserve(total + SHORT);
         for part in parts {
@@ -157,15 +153,30 @@ impl Deflater {
 
     fn push(&mut self, mut part: &[u8], flush: FlushCompress, out: &mut Vec<u8>) {
         loop {
-            let before = self.compress.total_in();
-            // The only error is a misuse of flushes.
-            let _misuse = self.compress.compress_vec(part, out, flush);
-            let taken = usize::try_from(self.compress.total_in() - before).unwrap_or(usize::MAX);
+            let before = self.0.total_in();
+            let done = self.0.compress_vec(part, out, flush);
+            let taken = usize::try_from(self.0.total_in() - before).unwrap_or(usize::MAX);
             part = part.get(taken..).unwrap_or_default();
-            if part.is_empty() && out.len() < out.capacity() {
+            // The only error is a misuse of flushes.
+            if done.is_err() || (part.is_empty() && out.len() < out.capacity()) {
                 return;
             }
             out.reserve(SHORT);
+        }
+    }
+}
+
+impl Deflater {
+    pub(crate) fn new() -> Self {
+        let (shared, mut own) = (Squeezer::new(SHARED), Squeezer::new(OWN));
+        let mut close = Vec::new();
+        own.squeeze(&[b"]"], &mut close);
+        Self {
+            shared,
+            own,
+            close,
+            message: Vec::new(),
+            count: 0,
         }
     }
 
@@ -173,8 +184,8 @@ impl Deflater {
     pub(crate) fn piece(&mut self, encoding: Encoding, place: Place, tick: &[u8]) -> Bytes {
         let (before, behind) = around(encoding, place);
         let mut out = Vec::new();
-        self.flush(&[before, tick, behind], &mut out);
-        self.shared += 1;
+        self.shared.squeeze(&[before, tick, behind], &mut out);
+        self.count += 1;
         out.into()
     }
 
@@ -218,7 +229,7 @@ impl Deflater {
                 Place::Later
             };
             let from = mark.from - around(encoding, place).0.len();
-            self.own(bytes.get(at..from).unwrap_or_default(), out);
+            self.push_own(bytes.get(at..from).unwrap_or_default(), out);
             out.extend_from_slice(mark.live.piece(encoding, place, self));
             out.extend_from_slice(&TAIL);
             at = mark.to;
@@ -226,12 +237,12 @@ impl Deflater {
         match bytes.get(at..).unwrap_or_default() {
             b"]" => out.extend_from_slice(&self.close),
             b"" => out.truncate(out.len().saturating_sub(TAIL.len())),
-            rest => self.flush(&[rest], out),
+            rest => self.own.squeeze(&[rest], out),
         }
     }
 
     /// Appends what is a connection's own as a piece.
-    fn own(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn push_own(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         match u16::try_from(bytes.len()) {
             Ok(0) => {}
             Ok(length) if bytes.len() < SHORT => {
@@ -241,7 +252,7 @@ impl Deflater {
                 out.extend_from_slice(bytes);
             }
             _ => {
-                self.flush(&[bytes], out);
+                self.own.squeeze(&[bytes], out);
                 out.extend_from_slice(&TAIL);
             }
         }

@@ -10,6 +10,7 @@ mod bad_input;
 mod captures;
 mod chromium;
 mod client;
+mod conformance;
 mod console;
 mod delivery;
 mod disk;

@@ -233,7 +233,7 @@ fn a_tick_is_compressed_once_for_all_of_a_place() {
             deflater.message(Encoding::Json, (&bytes, FRONT), &marks);
         }
     }
-    assert_eq!(deflater.shared, 4);
+    assert_eq!(deflater.count, 4);
 }
 
 #[test]
