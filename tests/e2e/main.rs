@@ -14,6 +14,7 @@ mod conformance;
 mod console;
 mod delivery;
 mod disk;
+mod interop;
 mod kills;
 mod process;
 mod world;
