@@ -469,15 +469,21 @@ async fn put(
     bytes: &[u8],
 ) -> Result<(), Ended> {
     let mut left = bytes;
+    let mut deadline = None;
     loop {
         let closing = connection.close.get().is_some();
+        if closing && deadline.is_none() {
+            deadline = Some(tokio::time::Instant::now() + FAREWELL);
+        }
         tokio::select! {
             written = write.write(left) => match written {
                 Ok(0) | Err(_) => return Err(Ended::Gone),
                 Ok(count) => left = left.get(count..).unwrap_or_default(),
             },
             () = connection.wake.notified(), if !closing => {}
-            () = tokio::time::sleep(FAREWELL), if closing => return Err(Ended::Closed),
+            () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if closing => {
+                return Err(Ended::Closed);
+            }
         }
         if left.is_empty() {
             // The wake-ups that were taken here are made good.

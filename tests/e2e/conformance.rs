@@ -80,7 +80,7 @@ async fn play(url: &str, case: &Case, cut: usize) -> Result<()> {
         Encoding::Json
     };
     let fields = if case.deflate { OFFER } else { "" };
-    let (mut reader, mut write, head) = connect(url, encoding, fields).await?;
+    let (mut reader, mut write, head) = connect(url, encoding, fields, &[]).await?;
     ensure!(head.contains(AGREED) == case.deflate, "{head}");
     let mut send = case.send.clone();
     let mut expect = case.expect.clone();
@@ -145,7 +145,7 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
     let world = World::start_with(FEEDS, UNHURRIED).await?;
     let subscribe = br#"[{"op":"subscribe","id":1,"topics":["*.sim.>"],"conflate":"none"}]"#;
     for (fields, answers) in [("", true), (OFFER, true), (OFFER, false)] {
-        let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, fields).await?;
+        let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, fields, &[]).await?;
         write.write_all(&frame(FIN | TEXT, subscribe)).await?;
         let mut ticks = 0;
         while ticks < 1_000 {
@@ -214,18 +214,28 @@ async fn compression_is_negotiated_as_it_is_offered() -> Result<()> {
         (String::new(), None),
     ];
     for (fields, expected) in &cases {
-        let (_, _, head) = connect(world.ws(), Encoding::Json, fields).await?;
+        let (_, _, head) = connect(world.ws(), Encoding::Json, fields, &[]).await?;
         let answer = head
             .lines()
             .find_map(|line| line.strip_prefix("sec-websocket-extensions: "));
         let expected = expected.map(|rest| format!("{AGREED}{rest}"));
         ensure!(answer == expected.as_deref(), "{fields}{head}");
     }
+    let early = frame(
+        FIN | wire::RSV1 | TEXT,
+        &deflate(6, br#"[{"op":"ping","id":7}]"#),
+    );
+    let (mut reader, ..) = connect(world.ws(), Encoding::Json, OFFER, &early).await?;
+    let event = timeout(PATIENCE, reader.next()).await??;
+    ensure!(
+        event == Event::Answer(7),
+        "{event:?} to a frame right behind the handshake"
+    );
     let malformed = line("permessage-deflate; =");
-    let (_, _, head) = connect(world.ws(), Encoding::Json, &malformed).await?;
+    let (_, _, head) = connect(world.ws(), Encoding::Json, &malformed, &[]).await?;
     ensure!(head.starts_with("HTTP/1.1 400"), "{head}");
     let off = World::start_with(FEEDS, &["--no-deflate"]).await?;
-    let (mut reader, mut write, head) = connect(off.ws(), Encoding::Json, &cases[0].0).await?;
+    let (mut reader, mut write, head) = connect(off.ws(), Encoding::Json, &cases[0].0, &[]).await?;
     ensure!(!head.contains("permessage-deflate"), "{head}");
     write
         .write_all(&frame(FIN | wire::RSV1 | TEXT, &deflate(6, b"[]")))

@@ -16,7 +16,7 @@ let snapshots = 0;
 socket.on('open', () => {
   const topics = ['trade.sim.*', 'quote.sim.*'];
   continuity.subscribing(1, {});
-  socket.send(JSON.stringify([{ op: 'subscribe', id: 1, topics, conflate: 'none', snapshot: true }]));
+  socket.send(JSON.stringify([{ op: 'subscribe', id: 1, topics, conflate: 'none' }]));
 });
 socket.on('message', (data) => {
   for (const message of JSON.parse(data)) {

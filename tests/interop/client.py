@@ -44,7 +44,7 @@ async def main(url, ticks, deflate):
     compression = "deflate" if deflate else None
     async with connect(url, subprotocols=["tickwire.v1.json"], compression=compression) as socket:
         topics = ["trade.sim.*", "quote.sim.*"]
-        op = {"op": "subscribe", "id": 1, "topics": topics, "conflate": "none", "snapshot": True}
+        op = {"op": "subscribe", "id": 1, "topics": topics, "conflate": "none"}
         await socket.send(json.dumps([op]))
         async for text in socket:
             for message in json.loads(text):

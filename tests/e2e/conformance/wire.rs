@@ -106,11 +106,13 @@ pub(super) struct Reader {
     events: std::collections::VecDeque<Event>,
 }
 
-/// Connects: the reading and the writing side, and the head of the answer.
+/// Connects: the reading and the writing side, and the head of the answer. `early` goes out with the
+/// handshake.
 pub(super) async fn connect(
     url: &str,
     encoding: Encoding,
     fields: &str,
+    early: &[u8],
 ) -> Result<(Reader, OwnedWriteHalf, String)> {
     let rest = url.strip_prefix("ws://").context("a WebSocket address")?;
     let (host, path) = rest.split_once('/').context("a path")?;
@@ -123,7 +125,9 @@ pub(super) async fn connect(
          Sec-WebSocket-Protocol: {}\r\n{fields}\r\n",
         encoding.subprotocol()
     );
-    write.write_all(request.as_bytes()).await?;
+    write
+        .write_all(&[request.as_bytes(), early].concat())
+        .await?;
     let mut reader = Reader {
         half,
         buffer: Vec::new(),
