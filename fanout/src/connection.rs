@@ -1,5 +1,8 @@
 //! One socket: what it reads becomes ops, what its session owes becomes frames.
 
+mod assembly;
+mod parting;
+
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -11,32 +14,25 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::sleep_until;
 
-use crate::deflate::Mark;
-use crate::frame::{Decoder, Incoming, Opcode, Violation, header, push_close, push_header};
+use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
 use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
 use crate::session::{HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
+use assembly::{ROOM, assemble};
+pub(crate) use parting::Parted;
+use parting::{FAREWELL, farewell, listen};
 
 /// How often a client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 /// Unanswered pings after which the connection is given up.
 const MISSES: u32 = 2;
-/// Bytes per write.
-const ROOM: usize = 64 * 1024;
 /// The shortest time between two writes to a socket under load: messages are gathered meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long the last bytes, the close frame and the client's answer to it may take.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long a client may take to end a connection that is closed: if we went first while something
-/// of it is unread, the kernel would take back what it has not read yet.
-const LINGER: Duration = Duration::from_secs(1);
 /// Control frames that wait for the socket, in bytes: a client that only pings is cut off.
 const MAX_CONTROL: usize = 16 * 1024;
-/// The longest frame header, and the longest array header of MessagePack.
-const HEADROOM: usize = 10;
 
 /// A connection as its shard sees it.
 pub(crate) struct Connection {
@@ -50,38 +46,6 @@ pub(crate) struct Connection {
     /// Whether messages are compressed.
     pub(crate) deflate: bool,
     pub(crate) parted: Parted,
-}
-
-/// How far a connection that closes has come.
-#[derive(Default)]
-pub(crate) struct Parted {
-    /// Our close frame is out.
-    sent: Cell<bool>,
-    /// Nothing more is awaited: the client's close frame has come, or it cannot be understood.
-    heard: Cell<bool>,
-    hearing: Notify,
-}
-
-impl Parted {
-    fn hear(&self) {
-        self.heard.set(true);
-        self.hearing.notify_one();
-    }
-
-    async fn heard(&self) {
-        while !self.heard.get() {
-            self.hearing.notified().await;
-        }
-    }
-
-    /// What it means that the client is gone.
-    const fn ended(&self) -> Ended {
-        if self.sent.get() {
-            Ended::Closed
-        } else {
-            Ended::Gone
-        }
-    }
 }
 
 impl Connection {
@@ -218,38 +182,6 @@ async fn read_all(
                 push_header(&mut connection.control.borrow_mut(), Opcode::Ping, 0);
                 connection.wake.notify_one();
             }
-        }
-    }
-}
-
-/// Reads on while a connection closes, so that the client's close frame is seen. Nothing else of it
-/// counts any more.
-async fn listen(
-    shard: &Shard,
-    connection: &Connection,
-    read: &OwnedReadHalf,
-    mut decoder: Decoder,
-) -> Ended {
-    decoder.ignore_messages();
-    loop {
-        while !connection.parted.heard.get() {
-            let next = decoder.next(&mut shard.inflater.borrow_mut());
-            match next {
-                Ok(None) => break,
-                Ok(Some(Incoming::Close(..))) | Err(_) => connection.parted.hear(),
-                Ok(Some(_)) => {}
-            }
-        }
-        let ready = read.readable().await;
-        let mut scratch = shard.scratch.borrow_mut();
-        match ready.and_then(|()| read.try_read(&mut scratch)) {
-            Ok(0) => return connection.parted.ended(),
-            Ok(count) if !connection.parted.heard.get() => {
-                decoder.feed(scratch.get(..count).unwrap_or_default());
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return connection.parted.ended(),
         }
     }
 }
@@ -491,98 +423,6 @@ async fn put(
             return Ok(());
         }
     }
-}
-
-async fn farewell(mut write: OwnedWriteHalf, connection: &Connection, last: &[u8]) -> Ended {
-    let mut bytes = last.to_vec();
-    let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
-    push_close(&mut bytes, code, reason);
-    let parting = timeout(FAREWELL, async {
-        write.write_all(&bytes).await?;
-        connection.parted.sent.set(true);
-        connection.parted.heard().await;
-        write.shutdown().await
-    });
-    match parting.await {
-        Ok(Ok(())) => {
-            sleep(LINGER).await;
-            Ended::Closed
-        }
-        Ok(Err(_)) => connection.parted.ended(),
-        Err(_) => Ended::Closed,
-    }
-}
-
-/// Puts control frames and one message with everything pending into a buffer; where it starts.
-fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: Instant) -> usize {
-    buffer.clear();
-    let control = std::mem::take(&mut *connection.control.borrow_mut());
-    let mut session = connection.session.borrow_mut();
-    let json = session.encoding() == Encoding::Json;
-    let open = if json { 1 } else { 5 };
-    let reserve = control.len() + HEADROOM + open;
-    buffer.resize(reserve, 0);
-    let clock = shard.shared.clock.now();
-    session.applied(shard.applied());
-    let mut marks = connection.deflate.then(Vec::new);
-    let out = (&mut *buffer, marks.as_mut());
-    let count = match session.fill(&shard.shared.store, ROOM, now, clock, out) {
-        Ok(count) => count,
-        Err(code) => {
-            connection.end(code);
-            buffer.truncate(reserve);
-            0
-        }
-    };
-    if count == 0 {
-        buffer.clear();
-        buffer.extend_from_slice(&control);
-        return 0;
-    }
-    let opening = buffer.get_mut(reserve - open..reserve).unwrap_or_default();
-    if json {
-        opening.fill(b'[');
-        buffer.push(b']');
-    } else if let Some((tag, length)) = opening.split_first_mut() {
-        *tag = 0xDD;
-        length.copy_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
-    }
-    let encoding = session.encoding();
-    let deflated =
-        marks.is_some_and(|marks| deflate(shard, encoding, (buffer, reserve - open), &marks));
-    let payload = buffer.len() - (reserve - open);
-    let opcode = if json { Opcode::Text } else { Opcode::Binary };
-    let (head, size) = header(opcode, deflated, payload);
-    let start = reserve - open - size - control.len();
-    let front = control.iter().chain(head.iter().take(size));
-    for (place, byte) in buffer.iter_mut().skip(start).zip(front) {
-        *place = *byte;
-    }
-    start
-}
-
-/// Puts the compressed form of the message that begins at `start` in its place, if it is shorter.
-fn deflate(
-    shard: &Shard,
-    encoding: Encoding,
-    (buffer, start): (&mut Vec<u8>, usize),
-    marks: &[Mark],
-) -> bool {
-    let metrics = &shard.shared.metrics;
-    let mut deflater = shard.deflater.borrow_mut();
-    let before = deflater.count;
-    let deflated = deflater.message(encoding, (buffer, start), marks);
-    let plain = buffer.len() - start;
-    let pays = deflated.len() < plain;
-    if pays {
-        let count = |bytes: usize| u64::try_from(bytes).unwrap_or(0);
-        metrics.deflate_in_bytes.inc_by(count(plain));
-        metrics.deflate_out_bytes.inc_by(count(deflated.len()));
-        buffer.truncate(start);
-        buffer.extend_from_slice(deflated);
-    }
-    metrics.compressed.inc_by(deflater.count - before);
-    pays
 }
 
 fn give_back(shard: &Shard, buffer: Vec<u8>) {

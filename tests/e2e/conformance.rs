@@ -144,7 +144,7 @@ async fn say_goodbye(reader: &mut Reader, write: &mut OwnedWriteHalf) -> Result<
 async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
     let world = World::start_with(FEEDS, UNHURRIED).await?;
     let subscribe = br#"[{"op":"subscribe","id":1,"topics":["*.sim.>"],"conflate":"none"}]"#;
-    for (fields, answers) in [("", true), (OFFER, true), (OFFER, false)] {
+    for fields in ["", OFFER] {
         let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, fields, &[]).await?;
         write.write_all(&frame(FIN | TEXT, subscribe)).await?;
         let mut ticks = 0;
@@ -157,7 +157,7 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
             "{} compressed",
             reader.deflated
         );
-        // A message that is none: the server closes, and waits for the answer a bounded time.
+        // A message that is none.
         let bad = if fields.is_empty() {
             frame(FIN | TEXT, b"{")
         } else {
@@ -165,12 +165,7 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
         };
         write.write_all(&bad).await?;
         while timeout(PATIENCE, reader.next()).await?? != Event::Close(4501) {}
-        if answers {
-            say_goodbye(&mut reader, &mut write).await?;
-        } else {
-            let event = timeout(PATIENCE, reader.next()).await??;
-            ensure!(event == Event::End, "{event:?} behind the close frame");
-        }
+        say_goodbye(&mut reader, &mut write).await?;
     }
     let (status, metrics) = world.ops("/metrics").await?;
     ensure!(status == 200);
@@ -189,6 +184,40 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
     eprintln!("{before} bytes were sent as {after}; {encoded} ticks encoded, {compressed} pieces");
     ensure!(after < before && compressed > 0 && encoded > 0);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_frame_waits_for_its_answer_but_not_for_ever() -> Result<()> {
+    let world = World::start(FEEDS).await?;
+    let (mut silent, _unused) = closed_by_server(world.ws()).await?;
+    let (mut polite, mut write) = closed_by_server(world.ws()).await?;
+    // Whoever answers is done at once; whoever does not is done in the end, and later.
+    let ends = async {
+        tokio::select! {
+            biased;
+            event = silent.next() => anyhow::bail!("{event:?} without an answer"),
+            said = say_goodbye(&mut polite, &mut write) => said?,
+        }
+        let event = silent.next().await?;
+        ensure!(event == Event::End, "{event:?} behind the close frame");
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, ends).await??;
+    // A client that says goodbye and ends its side at once still hears the answer.
+    let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, "", &[]).await?;
+    write.write_all(&frame(FIN | CLOSE, b"\x0F\xA1bye")).await?;
+    write.shutdown().await?;
+    ensure!(timeout(PATIENCE, reader.next()).await?? == Event::Close(4001));
+    ensure!(timeout(PATIENCE, reader.next()).await?? == Event::End);
+    Ok(())
+}
+
+/// A connection on which the server has said goodbye first.
+async fn closed_by_server(url: &str) -> Result<(Reader, OwnedWriteHalf)> {
+    let (mut reader, mut write, _) = connect(url, Encoding::Json, "", &[]).await?;
+    write.write_all(&frame(FIN | wire::BINARY, b"x")).await?;
+    ensure!(timeout(PATIENCE, reader.next()).await?? == Event::Close(1003));
+    Ok((reader, write))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
