@@ -10,7 +10,7 @@ PYTHON ?= python3
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench
+.PHONY: help setup clients run test check bench
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,7 +19,7 @@ run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
 	cargo run --locked --release --bin tickwire -- up \
 	  --feeds "$(FEEDS)" --data "$(DATA)" --http "$(HTTP)" --ws "$(WS)" --ops "$(OPS)"
 
-test: setup ## Run every test against a real broker; the whole system in a release build
+test: setup clients ## Run every test against a real broker; the whole system in a release build
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
 
@@ -36,3 +36,6 @@ check: setup ## Format, lints and documentation
 setup: ## Check what a build needs, and install a pinned nats-server under .tools
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no $(PYTHON): install it with pip, on Debian with \`apt-get install python3 python3-pip\`" >&2; exit 1; }
 	@$(PYTHON) deploy/setup.py
+
+clients: setup ## Install the pinned WebSocket clients of others that the tests talk to, under .tools
+	@$(PYTHON) tests/interop/setup.py

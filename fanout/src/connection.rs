@@ -1,5 +1,8 @@
 //! One socket: what it reads becomes ops, what its session owes becomes frames.
 
+mod assembly;
+mod parting;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -17,31 +20,29 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tracing::debug;
 
-use crate::frame::{Decoder, Incoming, Opcode, header, push_close, push_header};
+use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
 use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
 use crate::repair::Page;
 use crate::session::{Ask, HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
 use crate::sse::{self, Events};
+pub(crate) use assembly::ROOM;
+use assembly::assemble;
+pub(crate) use parting::Parted;
+use parting::{FAREWELL, farewell, listen};
 
 /// How often a client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 /// Unanswered pings after which the connection is given up.
 const MISSES: u32 = 2;
-/// Bytes per write.
-pub(crate) const ROOM: usize = 64 * 1024;
 /// The shortest time between two writes to a socket under load: messages are gathered meanwhile.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long the last bytes and the close frame may take.
-const FAREWELL: Duration = Duration::from_secs(3);
 /// Control frames that wait for the socket, in bytes: a client that only pings is cut off.
 const MAX_CONTROL: usize = 16 * 1024;
-/// The longest frame header, and the longest array header of MessagePack.
-const HEADROOM: usize = 10;
 
 /// Requests to the broker that one connection may have under way.
 const MAX_ASKED: usize = 8;
@@ -70,6 +71,9 @@ pub(crate) struct Connection {
     /// There is something to ask the broker for.
     pub(crate) hungry: Notify,
     pub(crate) close: Cell<Option<(u16, &'static str)>>,
+    /// Whether messages are compressed.
+    pub(crate) deflate: bool,
+    pub(crate) parted: Parted,
 }
 
 impl Connection {
@@ -190,32 +194,35 @@ async fn read_all(
     read: &OwnedReadHalf,
     early: Vec<u8>,
 ) -> Ended {
-    let mut decoder = Decoder::new(connection.session.borrow().limits().message_bytes);
+    let limit = connection.session.borrow().limits().message_bytes;
+    let mut decoder = Decoder::new(limit, connection.deflate);
     decoder.feed(&early);
     drop(early);
     let mut allowance = Allowance::new(shard.shared.ops, DefaultClock::default());
     let mut missed = 0;
     let mut ping_at = Instant::now() + PING;
     loop {
-        if let Err((code, reason)) = take_messages(shard, connection, &mut decoder, &mut allowance)
+        if connection.close.get().is_none()
+            && let Err((code, reason)) =
+                take_messages(shard, connection, &mut decoder, &mut allowance)
         {
             connection.end_with(code, reason);
         }
         if connection.close.get().is_some() {
             // The writer says goodbye, and ends the connection when that is done.
-            return std::future::pending().await;
+            return listen(shard, connection, read, decoder).await;
         }
         tokio::select! {
             ready = read.readable() => {
                 let mut scratch = shard.scratch.borrow_mut();
                 match ready.and_then(|()| read.try_read(&mut scratch)) {
-                    Ok(0) => return Ended::Gone,
+                    Ok(0) => return connection.parted.ended(),
                     Ok(count) => {
                         missed = 0;
                         decoder.feed(scratch.get(..count).unwrap_or_default());
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return Ended::Gone,
+                    Err(_) => return connection.parted.ended(),
                 }
             }
             () = sleep_until(ping_at.into()) => {
@@ -243,7 +250,8 @@ fn take_messages(
 ) -> Result<(), CloseReason> {
     let encoding = connection.session.borrow().encoding();
     loop {
-        match decoder.next() {
+        let next = decoder.next(&mut shard.inflater.borrow_mut());
+        match next {
             Ok(None) => return Ok(()),
             Ok(Some(Incoming::Ping(payload))) => {
                 let mut control = connection.control.borrow_mut();
@@ -255,7 +263,10 @@ fn take_messages(
                 connection.wake.notify_one();
             }
             Ok(Some(Incoming::Pong(_))) => {}
-            Ok(Some(Incoming::Close(code, _))) => return Err((code.unwrap_or(1000), "goodbye")),
+            Ok(Some(Incoming::Close(code, _))) => {
+                connection.parted.hear();
+                return Err((code.unwrap_or(1000), "goodbye"));
+            }
             Ok(Some(Incoming::Text(bytes))) if encoding == Encoding::Json => {
                 ops(shard, connection, allowance, &bytes)?;
             }
@@ -271,17 +282,27 @@ fn take_messages(
             }
             Err(violation) => {
                 shard.shared.metrics.bad_ops.inc();
-                return Err((violation.close_code(), reason_of(violation.close_code())));
+                connection.parted.hear();
+                return Err((violation.close_code(), reason_of(violation)));
             }
         }
     }
 }
 
-const fn reason_of(code: u16) -> &'static str {
-    match code {
-        1007 => "text is not UTF-8",
-        1009 => CloseCode::TooBig.reason(),
-        _ => CloseCode::Protocol.reason(),
+const fn reason_of(violation: Violation) -> &'static str {
+    match violation {
+        Violation::Utf8 => "text is not UTF-8",
+        Violation::Deflate => "compressed data cannot be inflated",
+        Violation::TooLong(_) => CloseCode::TooBig.reason(),
+        Violation::ReservedBits
+        | Violation::Opcode(_)
+        | Violation::Unmasked
+        | Violation::Control
+        | Violation::Length
+        | Violation::Continuation
+        | Violation::Interleaved
+        | Violation::CloseCode(_)
+        | Violation::CloseLength => CloseCode::Protocol.reason(),
     }
 }
 
@@ -502,15 +523,21 @@ async fn put(
     bytes: &[u8],
 ) -> Result<(), Ended> {
     let mut left = bytes;
+    let mut deadline = None;
     loop {
         let closing = connection.close.get().is_some();
+        if closing && deadline.is_none() {
+            deadline = Some(tokio::time::Instant::now() + FAREWELL);
+        }
         tokio::select! {
             written = write.write(left) => match written {
                 Ok(0) | Err(_) => return Err(Ended::Gone),
                 Ok(count) => left = left.get(count..).unwrap_or_default(),
             },
             () = connection.wake.notified(), if !closing => {}
-            () = tokio::time::sleep(FAREWELL), if closing => return Err(Ended::Closed),
+            () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if closing => {
+                return Err(Ended::Closed);
+            }
         }
         if left.is_empty() {
             // The wake-ups that were taken here are made good.
@@ -518,67 +545,6 @@ async fn put(
             return Ok(());
         }
     }
-}
-
-async fn farewell(mut write: OwnedWriteHalf, connection: &Connection, last: &[u8]) -> Ended {
-    let mut bytes = last.to_vec();
-    let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
-    match connection.wire {
-        Wire::WebSocket => push_close(&mut bytes, code, reason),
-        Wire::Events(_) => sse::push_end(&mut bytes, code, reason),
-    }
-    let sent = timeout(FAREWELL, async {
-        write.write_all(&bytes).await?;
-        write.shutdown().await
-    });
-    match sent.await {
-        Ok(Ok(())) | Err(_) => Ended::Closed,
-        Ok(Err(_)) => Ended::Gone,
-    }
-}
-
-/// Puts control frames and one message with everything pending into a buffer; where it starts.
-fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: Instant) -> usize {
-    buffer.clear();
-    let control = std::mem::take(&mut *connection.control.borrow_mut());
-    let mut session = connection.session.borrow_mut();
-    let json = session.encoding() == Encoding::Json;
-    let open = if json { 1 } else { 5 };
-    let reserve = control.len() + HEADROOM + open;
-    buffer.resize(reserve, 0);
-    let clock = shard.shared.clock.now();
-    session.applied(shard.applied());
-    let count = match session.fill(&shard.shared.store, ROOM, now, clock, buffer) {
-        Ok(count) => count,
-        Err(code) => {
-            connection.end(code);
-            buffer.truncate(reserve);
-            0
-        }
-    };
-    shard.written.messages(count);
-    if count == 0 {
-        buffer.clear();
-        buffer.extend_from_slice(&control);
-        return 0;
-    }
-    let opening = buffer.get_mut(reserve - open..reserve).unwrap_or_default();
-    if json {
-        opening.fill(b'[');
-        buffer.push(b']');
-    } else if let Some((tag, length)) = opening.split_first_mut() {
-        *tag = 0xDD;
-        length.copy_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
-    }
-    let payload = buffer.len() - (reserve - open);
-    let opcode = if json { Opcode::Text } else { Opcode::Binary };
-    let (head, size) = header(opcode, payload);
-    let start = reserve - open - size - control.len();
-    let front = control.iter().chain(head.iter().take(size));
-    for (place, byte) in buffer.iter_mut().skip(start).zip(front) {
-        *place = *byte;
-    }
-    start
 }
 
 fn give_back(shard: &Shard, buffer: Vec<u8>) {

@@ -1,9 +1,12 @@
 //! RFC 6455 as a server speaks it, without I/O: bytes in, messages out, and frame headers.
 //!
-//! Extensions are not negotiated here, so every reserved bit is a violation.
+//! With permessage-deflate (RFC 7692) the first reserved bit says that a message is compressed; every
+//! other reserved bit is a violation, and so is that one where it was not negotiated.
 
 use data_encoding::BASE64;
 use sha1::{Digest, Sha1};
+
+use crate::deflate::{Inflater, most_deflated};
 
 /// The constant of RFC 6455 §1.3 that proves a server understood the handshake.
 const ACCEPT_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -44,7 +47,7 @@ pub(crate) enum Incoming {
 /// How a client broke the protocol. The connection must be closed with [`Violation::close_code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    #[error("reserved bits are set, but no extension was negotiated")]
+    #[error("a reserved bit is set that no negotiated extension gives a meaning here")]
     ReservedBits,
     #[error("opcode {0} is reserved")]
     Opcode(u8),
@@ -64,6 +67,8 @@ pub(crate) enum Violation {
     CloseLength,
     #[error("text that is not UTF-8")]
     Utf8,
+    #[error("compressed data that cannot be inflated")]
+    Deflate,
     #[error("a message longer than the limit of {0} bytes")]
     TooLong(usize),
 }
@@ -81,7 +86,7 @@ impl Violation {
             | Self::Interleaved
             | Self::CloseCode(_)
             | Self::CloseLength => 1002,
-            Self::Utf8 => 1007,
+            Self::Utf8 | Self::Deflate => 1007,
             Self::TooLong(_) => 1009,
         }
     }
@@ -90,6 +95,8 @@ impl Violation {
 #[derive(Clone, Copy)]
 struct Header {
     fin: bool,
+    /// The first reserved bit, which says that a message is compressed.
+    deflated: bool,
     opcode: u8,
     mask: [u8; 4],
     /// Bytes before the payload.
@@ -97,12 +104,27 @@ struct Header {
     payload: usize,
 }
 
-/// A message of which more fragments are to come.
+impl Header {
+    const fn is_control(self) -> bool {
+        self.opcode >= 0x8
+    }
+}
+
+/// A message of which more is to come.
 struct Partial {
     is_text: bool,
+    is_deflated: bool,
     bytes: Vec<u8>,
     /// Everything before this is known to be UTF-8.
     checked: usize,
+}
+
+/// A data frame of which more is to come.
+struct Open {
+    fin: bool,
+    /// The mask, beginning with the byte for what comes next.
+    mask: [u8; 4],
+    left: usize,
 }
 
 /// Turns a client's bytes into messages. Holds no memory while there is nothing to assemble.
@@ -110,18 +132,31 @@ pub(crate) struct Decoder {
     buffer: Vec<u8>,
     start: usize,
     partial: Option<Partial>,
+    open: Option<Open>,
     limit: usize,
+    /// Whether permessage-deflate was negotiated.
+    deflate: bool,
+    /// Only control frames count any more.
+    ignores_messages: bool,
 }
 
 impl Decoder {
     /// A decoder that refuses messages of more than `limit` bytes.
-    pub(crate) const fn new(limit: usize) -> Self {
+    pub(crate) const fn new(limit: usize, deflate: bool) -> Self {
         Self {
             buffer: Vec::new(),
             start: 0,
             partial: None,
+            open: None,
             limit,
+            deflate,
+            ignores_messages: false,
         }
+    }
+
+    /// From here on, the content of messages is of no interest.
+    pub(crate) const fn ignore_messages(&mut self) {
+        self.ignores_messages = true;
     }
 
     /// Adds bytes as they came from the socket.
@@ -138,38 +173,102 @@ impl Decoder {
     /// # Errors
     ///
     /// [`Violation`]; nothing after it can be understood.
-    pub(crate) fn next(&mut self) -> Result<Option<Incoming>, Violation> {
-        while let Some((header, payload)) = self.frame()? {
-            let done = match header.opcode {
-                0x8 => Some(close(&payload)?),
-                0x9 => Some(Incoming::Ping(payload)),
-                0xA => Some(Incoming::Pong(payload)),
-                _ => self.assemble(header, payload)?,
-            };
-            if done.is_some() {
-                return Ok(done);
+    pub(crate) fn next(&mut self, inflater: &mut Inflater) -> Result<Option<Incoming>, Violation> {
+        loop {
+            if self.open.is_some() {
+                match self.collect()? {
+                    Collected::Everything(message) => return self.finish(message, inflater),
+                    Collected::Fragment => {}
+                    Collected::Pending => return Ok(None),
+                }
             }
+            let unread = self.buffer.get(self.start..).unwrap_or_default();
+            let Some(header) = parse_header(unread, self.deflate)? else {
+                self.release();
+                return Ok(None);
+            };
+            self.check(header)?;
+            if header.is_control() {
+                return self.control(header);
+            }
+            self.start += header.size;
+            self.partial.get_or_insert(Partial {
+                is_text: header.opcode == 0x1,
+                is_deflated: header.deflated,
+                bytes: Vec::new(),
+                checked: 0,
+            });
+            self.open = Some(Open {
+                fin: header.fin,
+                mask: header.mask,
+                left: header.payload,
+            });
         }
-        Ok(None)
     }
 
-    fn frame(&mut self) -> Result<Option<(Header, Vec<u8>)>, Violation> {
+    /// Takes what has arrived of the open frame.
+    fn collect(&mut self) -> Result<Collected, Violation> {
         let unread = self.buffer.get(self.start..).unwrap_or_default();
-        let Some(header) = parse_header(unread)? else {
-            self.release();
-            return Ok(None);
+        let (Some(open), Some(message)) = (&mut self.open, &mut self.partial) else {
+            return Ok(Collected::Pending);
         };
-        self.check(header)?;
+        let taken = unread.len().min(open.left);
+        let payload = unread.get(..taken).unwrap_or_default();
+        let mask = open.mask.iter().cycle();
+        let plain = payload.iter().zip(mask).map(|(byte, mask)| byte ^ mask);
+        message.bytes.extend(plain);
+        open.mask.rotate_left(taken % 4);
+        open.left -= taken;
+        self.start += taken;
+        let is_whole = open.left == 0;
+        let fin = is_whole && open.fin;
+        if message.is_text && !message.is_deflated {
+            // As early as possible: what is no UTF-8 by now does not become it.
+            message.check_utf8(fin)?;
+        }
+        self.release();
+        if !is_whole {
+            return Ok(Collected::Pending);
+        }
+        self.open = None;
+        Ok(match self.partial.take_if(|_| fin) {
+            Some(message) => Collected::Everything(message),
+            None => Collected::Fragment,
+        })
+    }
+
+    fn finish(
+        &self,
+        mut message: Partial,
+        inflater: &mut Inflater,
+    ) -> Result<Option<Incoming>, Violation> {
+        if message.is_deflated && !self.ignores_messages {
+            message.bytes = inflater.inflate(message.bytes, self.limit)?;
+            if message.is_text {
+                message.check_utf8(true)?;
+            }
+        }
+        Ok(Some(if message.is_text {
+            Incoming::Text(message.bytes)
+        } else {
+            Incoming::Binary(message.bytes)
+        }))
+    }
+
+    fn control(&mut self, header: Header) -> Result<Option<Incoming>, Violation> {
+        let unread = self.buffer.get(self.start..).unwrap_or_default();
         let Some(payload) = unread.get(header.size..header.size + header.payload) else {
             return Ok(None);
         };
-        let mut payload = payload.to_vec();
-        for (byte, mask) in payload.iter_mut().zip(header.mask.iter().cycle()) {
-            *byte ^= mask;
-        }
+        let mask = header.mask.iter().cycle();
+        let payload: Vec<u8> = payload.iter().zip(mask).map(|(b, m)| b ^ m).collect();
         self.start += header.size + header.payload;
         self.release();
-        Ok(Some((header, payload)))
+        Ok(Some(match header.opcode {
+            0x8 => close(&payload)?,
+            0x9 => Incoming::Ping(payload),
+            _ => Incoming::Pong(payload),
+        }))
     }
 
     fn release(&mut self) {
@@ -180,54 +279,41 @@ impl Decoder {
     }
 
     fn check(&self, header: Header) -> Result<(), Violation> {
-        match (header.opcode, &self.partial) {
-            (0x8..=0xA, _) => {
-                if !header.fin || header.payload > MAX_CONTROL {
-                    return Err(Violation::Control);
-                }
+        if header.is_control() {
+            if header.deflated {
+                return Err(Violation::ReservedBits);
             }
+            if !header.fin || header.payload > MAX_CONTROL {
+                return Err(Violation::Control);
+            }
+            return Ok(());
+        }
+        let (held, is_deflated) = match (header.opcode, &self.partial) {
             (0x0, None) => return Err(Violation::Continuation),
-            (0x1 | 0x2, Some(_)) => return Err(Violation::Interleaved),
-            (0x0..=0x2, partial) => {
-                let held = partial.as_ref().map_or(0, |partial| partial.bytes.len());
-                if header.payload > self.limit.saturating_sub(held) {
-                    return Err(Violation::TooLong(self.limit));
-                }
-            }
-            (reserved, _) => return Err(Violation::Opcode(reserved)),
+            (0x0, Some(_)) if header.deflated => return Err(Violation::ReservedBits),
+            (0x0, Some(partial)) => (partial.bytes.len(), partial.is_deflated),
+            (_, Some(_)) => return Err(Violation::Interleaved),
+            (_, None) => (0, header.deflated),
+        };
+        let limit = if is_deflated {
+            most_deflated(self.limit)
+        } else {
+            self.limit
+        };
+        if header.payload > limit.saturating_sub(held) {
+            return Err(Violation::TooLong(self.limit));
         }
         Ok(())
     }
+}
 
-    fn assemble(
-        &mut self,
-        header: Header,
-        payload: Vec<u8>,
-    ) -> Result<Option<Incoming>, Violation> {
-        let mut message = match self.partial.take() {
-            None => Partial {
-                is_text: header.opcode == 0x1,
-                bytes: payload,
-                checked: 0,
-            },
-            Some(mut partial) => {
-                partial.bytes.extend_from_slice(&payload);
-                partial
-            }
-        };
-        if message.is_text {
-            message.check_utf8(header.fin)?;
-        }
-        if !header.fin {
-            self.partial = Some(message);
-            return Ok(None);
-        }
-        Ok(Some(if message.is_text {
-            Incoming::Text(message.bytes)
-        } else {
-            Incoming::Binary(message.bytes)
-        }))
-    }
+/// What became of the bytes of a data frame.
+enum Collected {
+    /// The frame has not arrived whole.
+    Pending,
+    /// The message has further frames.
+    Fragment,
+    Everything(Partial),
 }
 
 impl Partial {
@@ -242,11 +328,12 @@ impl Partial {
     }
 }
 
-fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
+fn parse_header(bytes: &[u8], deflate: bool) -> Result<Option<Header>, Violation> {
     let &[first, second, ref rest @ ..] = bytes else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    let deflated = first & 0x40 != 0;
+    if first & 0x30 != 0 || (deflated && !deflate) {
         return Err(Violation::ReservedBits);
     }
     let opcode = first & 0x0F;
@@ -285,6 +372,7 @@ fn parse_header(bytes: &[u8]) -> Result<Option<Header>, Violation> {
     let payload = usize::try_from(payload).unwrap_or(usize::MAX >> 1);
     Ok(Some(Header {
         fin: first & 0x80 != 0,
+        deflated,
         opcode,
         mask,
         size: 6 + extra,
@@ -310,15 +398,16 @@ fn close(payload: &[u8]) -> Result<Incoming, Violation> {
 
 /// Appends the header of a whole, unmasked frame with a payload of `len` bytes.
 pub(crate) fn push_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
-    let (header, size) = header(opcode, len);
+    let (header, size) = header(opcode, false, len);
     out.extend_from_slice(header.get(..size).unwrap_or_default());
 }
 
-/// The header of a whole, unmasked frame with a payload of `len` bytes, and the header's length.
-pub(crate) fn header(opcode: Opcode, len: usize) -> ([u8; 10], usize) {
+/// The header of a whole, unmasked frame with a payload of `len` bytes, compressed or not, and the
+/// header's length.
+pub(crate) fn header(opcode: Opcode, deflated: bool, len: usize) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let [first, second, length @ ..] = &mut bytes;
-    *first = 0x80 | opcode as u8;
+    *first = 0x80 | u8::from(deflated) << 6 | opcode as u8;
     if let Ok(short @ 0..=125) = u8::try_from(len) {
         *second = short;
         (bytes, 2)

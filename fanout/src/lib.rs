@@ -13,6 +13,7 @@
 //! | `sse` | server-sent events |
 //! | `channels` | named sets of topics |
 //! | `stats` | what operators see |
+//! | `deflate` | RFC 7692 |
 //! | `server` | handshakes |
 //! | `departure` | the order and the rate in which connections are closed at the end |
 //! | `governor` | what one address and one connection may ask for |
@@ -21,6 +22,7 @@
 
 mod channels;
 mod connection;
+mod deflate;
 mod departure;
 mod feeder;
 mod frame;
@@ -139,6 +141,10 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_MAX_HANDSHAKES", default_value = "1024")]
     pub max_handshakes: NonZeroUsize,
 
+    /// Compress for no client, whatever it offers
+    #[arg(long = "no-deflate", env = "TICKWIRE_DEFLATE", action = clap::ArgAction::SetFalse)]
+    pub deflate: bool,
+
     /// What one address and one connection may ask for
     #[command(flatten)]
     pub governor: GovernorArgs,
@@ -215,6 +221,7 @@ pub async fn run(
         shards: shards.clone(),
         next: AtomicUsize::new(0),
         origins: args.origins.clone(),
+        deflate: args.deflate,
         max_connections: i64::try_from(args.max_connections.get()).unwrap_or(i64::MAX),
         max_handshakes: args.max_handshakes.get(),
         patience: Duration::from_secs(args.handshake_secs.get().into()),

@@ -4,6 +4,7 @@
 
 mod checks;
 mod events;
+mod extensions;
 mod lent;
 mod query;
 
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -61,6 +63,8 @@ pub(crate) struct Door {
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     pub(crate) next: AtomicUsize,
     pub(crate) origins: Vec<String>,
+    /// Whether clients may have compression.
+    pub(crate) deflate: bool,
     pub(crate) max_connections: i64,
     /// How many may be in their handshake at once.
     pub(crate) max_handshakes: usize,
@@ -238,6 +242,7 @@ fn handshake(
     let key = check_upgrade(headers)?;
     let (encoding, chosen) = check_subprotocol(headers)?;
     check_origin(&door.origins, headers)?;
+    let extensions = extensions::negotiate(headers, door.deflate)?;
     check_credentials(request)?;
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(refuse(
@@ -254,8 +259,10 @@ fn handshake(
         )
     })?;
     let owner = Arc::clone(door);
+    let deflate = extensions.is_some();
     door.tasks.spawn(async move {
-        if let Err(why) = hand_over(&owner, upgrade, (encoding, first), guest).await {
+        let terms = (encoding, deflate, first);
+        if let Err(why) = hand_over(&owner, upgrade, terms, guest).await {
             debug!(why, "a connection was lost at its handshake");
         }
     });
@@ -264,6 +271,9 @@ fn handshake(
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
     fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(extensions) = extensions {
+        fields.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
+    }
     if chosen {
         fields.insert(
             SEC_WEBSOCKET_PROTOCOL,
@@ -297,7 +307,7 @@ fn check_room(door: &Door, guest: &Guest) -> Result<(), Refusal> {
 async fn hand_over(
     door: &Door,
     upgrade: OnUpgrade,
-    (encoding, first): (Encoding, Option<Subscribe>),
+    (encoding, deflate, first): (Encoding, bool, Option<Subscribe>),
     guest: Arc<Guest>,
 ) -> Result<(), &'static str> {
     let upgraded: Upgraded = upgrade.await.map_err(|_| "the client went away")?;
@@ -310,6 +320,7 @@ async fn hand_over(
         stream,
         early,
         encoding,
+        deflate,
         wire: Wire::WebSocket,
         head: Vec::new(),
         first,

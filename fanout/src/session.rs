@@ -317,7 +317,7 @@ impl Session {
             }
             return Ok(());
         };
-        self.outbox.push_live(bytes.clone(), now);
+        self.outbox.push_live(Arc::clone(live), bytes.len(), now);
         if self.outbox.live_bytes() > self.limits.unsent_bytes
             || self.outbox.age(now) > self.limits.unsent_age
         {

@@ -16,7 +16,8 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::debug;
 
-use crate::connection::{self, Connection, Wire};
+use crate::connection::{self, Connection, Parted, Wire};
+use crate::deflate::{Deflater, Inflater};
 use crate::departure::Departure;
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
@@ -40,6 +41,8 @@ pub(crate) struct Arrival {
     pub(crate) head: Vec<u8>,
     /// What is subscribed on connect.
     pub(crate) first: Option<Subscribe>,
+    /// Whether permessage-deflate was negotiated.
+    pub(crate) deflate: bool,
     /// Counts the connection for as long as it lasts.
     pub(crate) guest: Arc<Guest>,
 }
@@ -95,6 +98,8 @@ pub(crate) struct Shard {
     /// One buffer for reads, used by whoever has something to read.
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) written: Written,
+    pub(crate) inflater: RefCell<Inflater>,
+    pub(crate) deflater: RefCell<Deflater>,
     applied: Cell<StreamSeq>,
     next: Cell<u64>,
 }
@@ -111,6 +116,8 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         buffers: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
         written: Written::default(),
+        inflater: RefCell::new(Inflater::new()),
+        deflater: RefCell::new(Deflater::new()),
         applied: Cell::new(StreamSeq::ZERO),
         next: Cell::new(0),
     });
@@ -176,6 +183,7 @@ impl Shard {
             wire,
             head,
             first,
+            deflate,
             guest,
         } = arrival;
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -198,6 +206,8 @@ impl Shard {
             wake: Notify::new(),
             hungry: Notify::new(),
             close: Cell::new(None),
+            deflate,
+            parted: Parted::default(),
         });
         self.connections
             .borrow_mut()

@@ -87,7 +87,7 @@ pub(crate) fn assemble(
     let clock = shard.shared.clock.now();
     let mut session = connection.session.borrow_mut();
     session.applied(shard.applied());
-    match session.fill(&shard.shared.store, ROOM, now, clock, buffer) {
+    match session.fill(&shard.shared.store, ROOM, now, clock, (buffer, None)) {
         Ok(0) => buffer.truncate(start),
         Ok(count) => {
             shard.written.messages(count);

@@ -14,6 +14,7 @@ use schemas::subject;
 use schemas::time::UnixNanos;
 use schemas::ws::{Encoding, push_data, push_snapshot};
 
+use crate::deflate::{Deflater, Place};
 use crate::metrics::Metrics;
 
 /// What a ring entry costs beyond its payload.
@@ -79,8 +80,16 @@ impl Message {
 #[derive(Debug)]
 pub(crate) struct Live {
     message: Arc<Message>,
-    json: OnceLock<Bytes>,
-    msgpack: OnceLock<Bytes>,
+    json: Form,
+    msgpack: Form,
+}
+
+/// A message in one encoding, as far as somebody wanted it.
+#[derive(Debug, Default)]
+struct Form {
+    plain: OnceLock<Bytes>,
+    /// Per place in a message, only while somebody here takes it compressed.
+    pieces: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
 }
 
 impl Deref for Live {
@@ -92,19 +101,43 @@ impl Deref for Live {
 }
 
 impl Live {
-    /// The `d` message. `None` if the payload cannot be encoded.
-    pub(crate) fn data(&self, encoding: Encoding, metrics: &Metrics) -> Option<&Bytes> {
-        let cell = match encoding {
+    const fn form(&self, encoding: Encoding) -> &Form {
+        match encoding {
             Encoding::Json => &self.json,
             Encoding::MessagePack => &self.msgpack,
-        };
-        let bytes = cell.get_or_init(|| {
+        }
+    }
+
+    /// The `d` message. `None` if the payload cannot be encoded.
+    pub(crate) fn data(&self, encoding: Encoding, metrics: &Metrics) -> Option<&Bytes> {
+        let bytes = self.form(encoding).plain.get_or_init(|| {
             let mut out = Vec::with_capacity(self.payload.len() * 2 + 96);
             self.data_into(encoding, self.prev, &mut out);
             metrics.encoded(encoding);
             out.into()
         });
         (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// The `d` message, if it was encoded before.
+    pub(crate) fn encoded(&self, encoding: Encoding) -> &[u8] {
+        self.form(encoding).plain.get().map_or(&[], Bytes::as_ref)
+    }
+
+    /// The `d` message compressed, as it stands at a place of a connection's message.
+    pub(crate) fn piece(
+        &self,
+        encoding: Encoding,
+        place: Place,
+        deflater: &mut Deflater,
+    ) -> &Bytes {
+        let [alone, first, later] = &**self.form(encoding).pieces.get_or_init(Box::default);
+        let piece = match place {
+            Place::Alone => alone,
+            Place::First => first,
+            Place::Later => later,
+        };
+        piece.get_or_init(|| deflater.piece(encoding, place, self.encoded(encoding)))
     }
 }
 
@@ -257,8 +290,8 @@ impl Known {
         }
         Some(Arc::new(Live {
             message,
-            json: OnceLock::new(),
-            msgpack: OnceLock::new(),
+            json: Form::default(),
+            msgpack: Form::default(),
         }))
     }
 

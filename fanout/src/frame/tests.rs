@@ -31,11 +31,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn read_all(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<Incoming>, Violation> {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = Decoder::new(LIMIT, false);
+    let mut inflater = Inflater::new();
     let mut seen = Vec::new();
     for chunk in chunks {
         decoder.feed(&chunk);
-        while let Some(message) = decoder.next()? {
+        while let Some(message) = decoder.next(&mut inflater)? {
             seen.push(message);
         }
     }
@@ -54,10 +55,11 @@ fn read(bytes: &[u8]) -> Result<Vec<Incoming>, Violation> {
 }
 
 fn violation(bytes: &[u8]) -> Violation {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = Decoder::new(LIMIT, false);
+    let mut inflater = Inflater::new();
     for chunk in bytes.chunks(1) {
         decoder.feed(chunk);
-        if let Err(violation) = decoder.next() {
+        if let Err(violation) = decoder.next(&mut inflater) {
             return violation;
         }
     }
@@ -180,19 +182,74 @@ fn close_reasons_are_cut_at_a_character() {
     assert_eq!(&out[..4], &[0x88, 124, 0x0F, 0xA8]);
 }
 
+#[test]
+fn compressed_fragments_arrive_whole_however_they_are_cut() {
+    // The example of RFC 7692 §7.2.3.1.
+    let hello = [0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+    let expected = vec![
+        Incoming::Ping(Vec::new()),
+        Incoming::Text(b"Hello".to_vec()),
+        Incoming::Text(b"plain".to_vec()),
+    ];
+    for at in 0..=hello.len() {
+        let (front, back) = hello.split_at(at);
+        let bytes = [
+            frame(0x41, front),
+            frame(0x89, b""),
+            frame(0x80, back),
+            frame(0x81, b"plain"),
+        ]
+        .concat();
+        for cut in 1..=bytes.len() {
+            let (mut decoder, mut inflater) = (Decoder::new(LIMIT, true), Inflater::new());
+            let mut seen = Vec::new();
+            for chunk in bytes.chunks(cut) {
+                decoder.feed(chunk);
+                while let Some(message) = decoder.next(&mut inflater).unwrap() {
+                    seen.push(message);
+                }
+            }
+            assert_eq!(seen, expected, "split at {at}, cut {cut}");
+        }
+    }
+}
+
+#[test]
+fn text_is_refused_as_soon_as_it_cannot_become_utf_8() {
+    let whole = frame(
+        0x81,
+        b"good \xF0\x9F\xA6\x80 \xED\xA0 and more that never comes",
+    );
+    let header = 6;
+    let (mut decoder, mut inflater) = (Decoder::new(LIMIT, false), Inflater::new());
+    for (at, byte) in whole.iter().enumerate() {
+        decoder.feed(&[*byte]);
+        match decoder.next(&mut inflater) {
+            Ok(message) => assert!(message.is_none() && at < header + 11, "byte {at}"),
+            Err(violation) => {
+                assert_eq!((violation, at), (Violation::Utf8, header + 11));
+                return;
+            }
+        }
+    }
+    panic!("it was taken");
+}
+
 proptest! {
     #[test]
     fn any_bytes_in_any_pieces_end_the_same(
         bytes in prop::collection::vec(any::<u8>(), 0..400),
         cut in 1_usize..50,
+        deflate: bool,
     ) {
         let run = |chunks: Vec<Vec<u8>>| {
-            let mut decoder = Decoder::new(64);
+            let mut decoder = Decoder::new(64, deflate);
+            let mut inflater = Inflater::new();
             let mut seen = Vec::new();
             for chunk in chunks {
                 decoder.feed(&chunk);
                 loop {
-                    match decoder.next() {
+                    match decoder.next(&mut inflater) {
                         Ok(Some(message)) => seen.push(Ok(message)),
                         Ok(None) => break,
                         Err(violation) => {

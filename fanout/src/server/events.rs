@@ -72,6 +72,7 @@ fn take_seat(
         let seated = owner.seat(stream, |stream| Arrival {
             stream,
             early: Vec::new(),
+            deflate: false,
             encoding: Encoding::Json,
             wire: Wire::Events(sse::Events::default()),
             head,

@@ -78,6 +78,7 @@ impl Replica {
             shards: shards.clone(),
             next: AtomicUsize::new(0),
             origins: args.origins.clone(),
+            deflate: args.deflate,
             max_connections: 1_000,
             max_handshakes: args.max_handshakes.get(),
             patience,
@@ -308,7 +309,11 @@ async fn hasty_ops_are_refused_and_a_flood_of_them_is_closed() {
     replica.counted("closed_total{code=\"4029\"}", 1).await;
     assert!(replica.count("hasty_ops_total") > 100);
     calm.send(pings(7..8)).await.unwrap();
-    assert_eq!(said(&mut calm).await, [json!({"t": "pong", "id": 7})]);
+    let mut answer = said(&mut calm).await;
+    while answer[0]["t"] == "hb" {
+        answer = said(&mut calm).await;
+    }
+    assert_eq!(answer[0], json!({"t": "pong", "id": 7}));
 }
 
 #[tokio::test]

@@ -9,8 +9,10 @@ use schemas::position::{Cursor, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::ws::{CloseCode, Encoding, FeedHealth, GapReason, ServerMessage, push_message};
 
+use super::outbox::Item;
 use super::{Covers, HEARTBEAT, Phase, Session, gap_message, skip_message};
-use crate::store::{Known, Message, Store, TopicId};
+use crate::deflate::Mark;
+use crate::store::{Known, Live, Message, Store, TopicId};
 
 /// How long a position beyond the head may wait for this replica to get there.
 const FUTURE: Duration = Duration::from_secs(5);
@@ -21,6 +23,8 @@ pub(super) const CURSOR_AGE: Duration = Duration::from_secs(1);
 pub(super) struct Sink<'a> {
     pub(super) encoding: Encoding,
     pub(super) out: &'a mut Vec<u8>,
+    /// Where shared messages lie in `out`, if somebody wants to know.
+    pub(super) marks: Option<&'a mut Vec<Mark>>,
     pub(super) count: usize,
     /// The length at which there is no more room.
     pub(super) limit: usize,
@@ -34,6 +38,22 @@ impl Sink<'_> {
     /// Appends a message that is encoded already; an empty one could not be, and is left out.
     fn bytes(&mut self, bytes: &[u8]) {
         self.with(|out| out.extend_from_slice(bytes));
+    }
+
+    /// Appends a live message that is encoded already.
+    fn live(&mut self, live: &Arc<Live>) {
+        let (before, bytes) = (self.count, live.encoded(self.encoding));
+        self.bytes(bytes);
+        if self.count > before
+            && let Some(marks) = &mut self.marks
+        {
+            let to = self.out.len();
+            marks.push(Mark {
+                from: to - bytes.len(),
+                to,
+                live: Arc::clone(live),
+            });
+        }
     }
 
     pub(super) fn message(&mut self, message: &ServerMessage<()>) {
@@ -76,7 +96,8 @@ impl Sink<'_> {
 }
 
 impl Session {
-    /// Appends messages, comma-separated in JSON, until `room` bytes are used; how many.
+    /// Appends messages, comma-separated in JSON, until `room` bytes are used; how many. Notes where
+    /// shared ones lie.
     ///
     /// # Errors
     ///
@@ -87,7 +108,7 @@ impl Session {
         room: usize,
         now: Instant,
         clock: UnixNanos,
-        out: &mut Vec<u8>,
+        (out, marks): (&mut Vec<u8>, Option<&mut Vec<Mark>>),
     ) -> Result<usize, CloseCode> {
         if self.outbox.age(now) > self.limits.unsent_age {
             return Err(CloseCode::Slow);
@@ -96,14 +117,16 @@ impl Session {
         let mut sink = Sink {
             encoding: self.encoding,
             out,
+            marks,
             count: 0,
             limit,
         };
         while sink.has_room() {
-            let Some(bytes) = self.outbox.pop() else {
-                break;
-            };
-            sink.bytes(&bytes);
+            match self.outbox.pop() {
+                Some(Item::Live(live, ..)) => sink.live(&live),
+                Some(Item::Own(bytes)) => sink.bytes(&bytes),
+                None => break,
+            }
         }
         if self.outbox.len() == 0 {
             let aged = now.duration_since(self.cursor_at);
@@ -143,7 +166,7 @@ impl Session {
                 sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
             }
             match slot.latest.data(self.encoding, &self.metrics) {
-                Some(bytes) => sink.bytes(bytes),
+                Some(_) => sink.live(&slot.latest),
                 None => self.unencodable((&store.read(), store), &slot.latest, sink),
             }
         }

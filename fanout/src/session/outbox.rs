@@ -1,15 +1,19 @@
 //! What waits for one socket, in order: answers, and live messages shared with other connections.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::store::Live;
+
 #[derive(Debug)]
-struct Item {
-    bytes: Bytes,
-    /// When a live message was queued; answers do not count against the bound.
-    live: Option<Instant>,
+pub(super) enum Item {
+    /// An answer; it does not count against the bound.
+    Own(Bytes),
+    /// A live message, with its encoded length and when it was queued.
+    Live(Arc<Live>, usize, Instant),
 }
 
 #[derive(Debug, Default)]
@@ -22,29 +26,27 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn push_control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();
-        self.items.push_back(Item { bytes, live: None });
+        self.items.push_back(Item::Own(bytes));
     }
 
-    pub(super) fn push_live(&mut self, bytes: Bytes, now: Instant) {
-        self.live_bytes += bytes.len();
-        self.items.push_back(Item {
-            bytes,
-            live: Some(now),
-        });
+    pub(super) fn push_live(&mut self, live: Arc<Live>, size: usize, now: Instant) {
+        self.live_bytes += size;
+        self.items.push_back(Item::Live(live, size, now));
     }
 
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
+    pub(super) fn pop(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
-        if item.live.is_some() {
-            self.live_bytes = self.live_bytes.saturating_sub(item.bytes.len());
-        } else {
-            self.control_bytes = self.control_bytes.saturating_sub(item.bytes.len());
+        match &item {
+            Item::Live(_, size, _) => self.live_bytes = self.live_bytes.saturating_sub(*size),
+            Item::Own(bytes) => {
+                self.control_bytes = self.control_bytes.saturating_sub(bytes.len());
+            }
         }
         if self.items.is_empty() {
             // An idle connection holds no memory.
             self.items = VecDeque::new();
         }
-        Some(item.bytes)
+        Some(item)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -62,7 +64,10 @@ impl Outbox {
 
     /// How long the oldest live message has waited.
     pub(super) fn age(&self, now: Instant) -> Duration {
-        let oldest = self.items.iter().find_map(|item| item.live);
+        let oldest = self.items.iter().find_map(|item| match item {
+            Item::Live(_, _, since) => Some(*since),
+            Item::Own(_) => None,
+        });
         oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 }

@@ -70,7 +70,7 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
     while session.has_work(later) {
         let clock = UnixNanos::new(1);
         count += session
-            .fill(&store, 64_000, later, clock, &mut out)
+            .fill(&store, 64_000, later, clock, (&mut out, None))
             .unwrap();
         out.clear();
         if count == 0 {

@@ -1,0 +1,130 @@
+//! The end of a connection: close frames both ways, then TCP (RFC 6455 §7).
+
+use std::cell::Cell;
+use std::future::pending;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::{Connection, Ended, Wire};
+use crate::frame::{Decoder, Incoming, push_close};
+use crate::shard::Shard;
+use crate::sse;
+
+/// How long the last bytes, the close frame and the client's answer to it may take.
+pub(super) const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a client may take to end a connection that is closed: if we went first while something
+/// of it is unread, the kernel would take back what it has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How far a connection that closes has come.
+#[derive(Default)]
+pub(crate) struct Parted {
+    /// Our close frame is out.
+    sent: Cell<bool>,
+    /// Nothing more is awaited: the client's close frame has come, or it cannot be understood.
+    heard: Cell<bool>,
+    hearing: Notify,
+    /// The client has ended its side.
+    gone: Cell<bool>,
+}
+
+impl Parted {
+    /// Notes that nothing more is awaited of the client.
+    pub(super) fn hear(&self) {
+        self.heard.set(true);
+        self.hearing.notify_one();
+    }
+
+    async fn heard(&self) {
+        while !self.heard.get() {
+            self.hearing.notified().await;
+        }
+    }
+
+    /// What it means that the client is gone.
+    pub(super) const fn ended(&self) -> Ended {
+        if self.sent.get() {
+            Ended::Closed
+        } else {
+            Ended::Gone
+        }
+    }
+}
+
+/// Reads on while a connection closes, so that the client's close frame is seen. Nothing else of it
+/// counts any more.
+pub(super) async fn listen(
+    shard: &Shard,
+    connection: &Connection,
+    read: &OwnedReadHalf,
+    mut decoder: Decoder,
+) -> Ended {
+    decoder.ignore_messages();
+    loop {
+        while !connection.parted.heard.get() {
+            let next = decoder.next(&mut shard.inflater.borrow_mut());
+            match next {
+                Ok(None) => break,
+                Ok(Some(Incoming::Close(..))) | Err(_) => connection.parted.hear(),
+                Ok(Some(_)) => {}
+            }
+        }
+        let ready = read.readable().await;
+        let mut scratch = shard.scratch.borrow_mut();
+        match ready.and_then(|()| read.try_read(&mut scratch)) {
+            Ok(0) => break,
+            Ok(count) if !connection.parted.heard.get() => {
+                decoder.feed(scratch.get(..count).unwrap_or_default());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    connection.parted.hear();
+    connection.parted.gone.set(true);
+    match connection.parted.ended() {
+        Ended::Closed => Ended::Closed,
+        // Whoever goes on sending nothing may still read: our close frame is on its way.
+        Ended::Gone => pending().await,
+    }
+}
+
+/// Says goodbye behind the last bytes, and waits for the answer.
+pub(super) async fn farewell(
+    mut write: OwnedWriteHalf,
+    connection: &Connection,
+    last: &[u8],
+) -> Ended {
+    let mut bytes = last.to_vec();
+    let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
+    match connection.wire {
+        Wire::WebSocket => push_close(&mut bytes, code, reason),
+        Wire::Events(_) => {
+            sse::push_end(&mut bytes, code, reason);
+            // There is no answer to that.
+            connection.parted.hear();
+        }
+    }
+    let parting = timeout(FAREWELL, async {
+        write.write_all(&bytes).await?;
+        connection.parted.sent.set(true);
+        connection.parted.heard().await;
+        write.shutdown().await
+    });
+    match parting.await {
+        Ok(Ok(())) => {
+            if !connection.parted.gone.get() {
+                sleep(LINGER).await;
+            }
+            Ended::Closed
+        }
+        Ok(Err(_)) => connection.parted.ended(),
+        Err(_) => Ended::Closed,
+    }
+}
