@@ -42,7 +42,8 @@ use crate::governor::{Governor, Guest, millis_up};
 use crate::metrics::Metrics;
 use crate::shard::{Arrival, Command};
 use checks::{
-    Refusal, check_credentials, check_origin, check_subprotocol, check_upgrade, problem, refuse,
+    Refusal, check_credentials, check_origin, check_request, check_subprotocol, check_upgrade,
+    problem, refuse,
 };
 
 /// The kernel's own buffer per socket: what a slow client may hold beyond its session's bound.
@@ -208,6 +209,7 @@ fn handshake(
     request: &mut Request,
 ) -> Result<Response, Refusal> {
     check_room(door, &guest)?;
+    check_request(request)?;
     let headers = request.headers();
     let key = check_upgrade(headers)?;
     let (encoding, chosen) = check_subprotocol(headers)?;
