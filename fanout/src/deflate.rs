@@ -106,6 +106,7 @@ const fn around(encoding: Encoding, place: Place) -> (&'static [u8], &'static [u
         (Encoding::Json, Place::First) => (b"[", b""),
         (Encoding::Json, Place::Later) => (b",", b""),
         (Encoding::MessagePack, Place::Alone) => (&[0xDD, 0, 0, 0, 1], b""),
+        // How many there are is not known yet.
         (Encoding::MessagePack, Place::First | Place::Later) => (b"", b""),
     }
 }
@@ -223,7 +224,7 @@ impl Deflater {
         let mut at = start;
         for mark in marks {
             // The first tick of a list in JSON brings its bracket along; every other its comma.
-            let place = if mark.from == start + opening {
+            let place = if encoding == Encoding::Json && mark.from == start + opening {
                 Place::First
             } else {
                 Place::Later

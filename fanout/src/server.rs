@@ -45,7 +45,10 @@ use crate::frame::accept_key;
 use crate::governor::{Governor, Guest, millis_up};
 use crate::metrics::Metrics;
 use crate::shard::{Arrival, Command};
-use checks::{Refusal, check_credentials, check_origin, check_subprotocol, check_upgrade, refuse};
+use checks::{
+    Refusal, check_credentials, check_origin, check_request, check_subprotocol, check_upgrade,
+    refuse,
+};
 use lent::Lent;
 pub(crate) use query::Offer;
 
@@ -238,6 +241,7 @@ fn handshake(
     first: Option<Subscribe>,
 ) -> Result<Response, Refusal> {
     check_room(door, &guest)?;
+    check_request(request)?;
     let headers = request.headers();
     let key = check_upgrade(headers)?;
     let (encoding, chosen) = check_subprotocol(headers)?;

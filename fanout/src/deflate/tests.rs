@@ -223,17 +223,19 @@ fn inflate_in_window(deflated: &[u8], length: usize) -> Vec<u8> {
 
 #[test]
 fn a_tick_is_compressed_once_for_all_of_a_place() {
-    let lives = lives(Encoding::Json, 3);
-    let mut deflater = Deflater::new();
-    let alone = [Some(&lives[0])];
-    let all = [Some(&lives[0]), Some(&lives[1]), Some(&lives[2])];
-    for _ in 0..100 {
-        for items in [&alone[..], &all[..]] {
-            let (bytes, marks) = message(Encoding::Json, items);
-            deflater.message(Encoding::Json, (&bytes, FRONT), &marks);
+    for encoding in Encoding::ALL {
+        let lives = lives(encoding, 3);
+        let mut deflater = Deflater::new();
+        let alone = [Some(&lives[0])];
+        let all = [Some(&lives[0]), Some(&lives[1]), Some(&lives[2])];
+        for _ in 0..100 {
+            for items in [&alone[..], &all[..], &[None, Some(&lives[1])]] {
+                let (bytes, marks) = message(encoding, items);
+                deflater.message(encoding, (&bytes, FRONT), &marks);
+            }
         }
+        assert_eq!(deflater.count, 4);
     }
-    assert_eq!(deflater.count, 4);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use axum::http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
 use schemas::ws::Encoding;
@@ -111,6 +111,27 @@ pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
     values
         .flat_map(|value| value.split(','))
         .any(|item| item.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// RFC 6455 §4.2.1: a GET of HTTP/1.1 that says whom it asks, and each thing once.
+pub(super) fn check_request(request: &Request) -> Result<(), Refusal> {
+    let bad = |detail| refuse("request", StatusCode::BAD_REQUEST, detail);
+    if request.method() != Method::GET {
+        return Err(bad("a WebSocket handshake is a GET"));
+    }
+    if request.version() < Version::HTTP_11 {
+        return Err(bad("a WebSocket handshake takes HTTP/1.1"));
+    }
+    let count = |name| request.headers().get_all(name).iter().count();
+    if count(HOST) != 1 {
+        return Err(bad("one Host is needed"));
+    }
+    if count(SEC_WEBSOCKET_KEY) > 1 || count(SEC_WEBSOCKET_VERSION) > 1 {
+        return Err(bad(
+            "Sec-WebSocket-Key and Sec-WebSocket-Version may each be given once",
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn check_upgrade(headers: &HeaderMap) -> Result<String, Refusal> {

@@ -331,6 +331,35 @@ async fn wrong_ops_and_empty_messages_are_counted_like_others() {
 }
 
 #[tokio::test]
+async fn a_handshake_is_one_get_of_http_1_1() {
+    let replica = Replica::start(&[], DEADLINE).await;
+    let host = format!("Host: {}\r\n", replica.address);
+    let key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    let cases = [
+        ("GET", "1.1", host.clone(), 101),
+        ("HEAD", "1.1", host.clone(), 400),
+        ("POST", "1.1", host.clone(), 405),
+        ("GET", "1.0", host.clone(), 400),
+        ("GET", "1.1", String::new(), 400),
+        ("GET", "1.1", host.repeat(2), 400),
+        ("GET", "1.1", format!("{host}{key}"), 400),
+        (
+            "GET",
+            "1.1",
+            format!("{host}Sec-WebSocket-Version: 13\r\n"),
+            400,
+        ),
+    ];
+    for (method, version, fields, expected) in cases {
+        let mut stream = replica.connect().await;
+        let request = format!("{method} /v1/stream HTTP/{version}\r\n{fields}{UPGRADE_FIELDS}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert_eq!(status(&answer), expected, "{request}{answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_silent_and_the_slow_are_sent_away() {
     let replica = Replica::start(&[], Duration::from_millis(200)).await;
     let mut silent = replica.connect().await;
