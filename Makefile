@@ -9,7 +9,7 @@ OPS ?= 127.0.0.1:9100
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench
+.PHONY: help setup run test soak check bench
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,10 @@ run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
 test: setup ## Run every test against a real broker; the whole system in a release build
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
+
+soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
+	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
+	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume::
 
 bench: setup ## Measure latency at 5,000 ticks/s and the highest rate received whole
 	cargo run --locked --release --bin tickwire -- bench --ramp
