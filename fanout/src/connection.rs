@@ -46,6 +46,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether nobody has asked for it to be closed.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.close.get().is_none()
+    }
+
     /// Asks for the connection to be closed; the first reason counts.
     pub(crate) fn end(&self, code: CloseCode) {
         self.end_with(code.code(), code.reason());
@@ -239,6 +244,9 @@ fn ops(
     allowance: &mut Allowance,
     bytes: &[u8],
 ) -> Result<(), CloseReason> {
+    if !connection.is_open() {
+        return Ok(());
+    }
     let mut session = connection.session.borrow_mut();
     let ops = match read_ops(session.encoding(), bytes) {
         Ok(ops) => ops,
@@ -343,8 +351,8 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
         let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
         let start = assemble(shard, connection, &mut buffer, now);
         let last = buffer.get(start..).unwrap_or_default();
-        if connection.close.get().is_some() {
-            return farewell(write, connection, last).await;
+        if !connection.is_open() {
+            return farewell(shard, write, connection, last).await;
         }
         if last.is_empty() {
             // Positions moved and nothing had to be said.
@@ -399,11 +407,27 @@ async fn put(
     }
 }
 
-async fn farewell(mut write: OwnedWriteHalf, connection: &Connection, last: &[u8]) -> Ended {
+/// Writes what is left and says goodbye. Whoever has to leave through no fault of his own gets all
+/// that waits for him.
+async fn farewell(
+    shard: &Shard,
+    mut write: OwnedWriteHalf,
+    connection: &Connection,
+    last: &[u8],
+) -> Ended {
     let mut bytes = last.to_vec();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
-    push_close(&mut bytes, code, reason);
+    let flushes = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
     let sent = timeout(FAREWELL, async {
+        write.write_all(&bytes).await?;
+        while flushes && connection.session.borrow().has_unsent() {
+            let start = assemble(shard, connection, &mut bytes, Instant::now());
+            write
+                .write_all(bytes.get(start..).unwrap_or_default())
+                .await?;
+        }
+        bytes.clear();
+        push_close(&mut bytes, code, reason);
         write.write_all(&bytes).await?;
         write.shutdown().await
     });
@@ -423,7 +447,9 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
     let reserve = control.len() + HEADROOM + open;
     buffer.resize(reserve, 0);
     let clock = shard.shared.clock.now();
-    session.applied(shard.applied());
+    if connection.is_open() {
+        session.applied(shard.applied());
+    }
     let count = match session.fill(&shard.shared.store, ROOM, now, clock, buffer) {
         Ok(count) => count,
         Err(code) => {
