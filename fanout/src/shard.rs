@@ -311,3 +311,6 @@ impl Shard {
         self.applied.get()
     }
 }
+
+#[cfg(test)]
+mod tests;
