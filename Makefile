@@ -10,7 +10,7 @@ PYTHON ?= python3
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test check bench
+.PHONY: help setup clients run test soak check bench
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,10 @@ run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
 test: setup clients ## Run every test against a real broker; the whole system in a release build
 	cargo test --locked --workspace --exclude tickwire
 	cargo test --locked --release -p tickwire
+
+soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
+	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
+	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume::
 
 bench: setup ## Measure a fanout beside an axum broadcaster, and the whole system; BENCH="--only a,b" is part of the first
 	cargo build --locked --release --bin tickwire --example axum-ws

@@ -31,7 +31,7 @@ use crate::session::{Ask, HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
 use crate::sse::{self, Events};
 pub(crate) use assembly::ROOM;
-use assembly::assemble;
+use assembly::put_together;
 pub(crate) use parting::Parted;
 use parting::{FAREWELL, farewell, listen};
 
@@ -77,6 +77,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether nobody has asked for it to be closed.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.close.get().is_none()
+    }
+
     /// Asks for the connection to be closed; the first reason counts.
     pub(crate) fn end(&self, code: CloseCode) {
         self.end_with(code.code(), code.reason());
@@ -312,6 +317,9 @@ fn ops(
     allowance: &mut Allowance,
     bytes: &[u8],
 ) -> Result<(), CloseReason> {
+    if !connection.is_open() {
+        return Ok(());
+    }
     let mut session = connection.session.borrow_mut();
     let ops = match read_ops(session.encoding(), bytes) {
         Ok(ops) => ops,
@@ -464,19 +472,13 @@ async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWrite
             .written
             .is_sampled()
             .then(|| connection.session.borrow().waited(now));
-        let start = match &connection.wire {
-            Wire::WebSocket => assemble(shard, connection, &mut buffer, now),
-            Wire::Events(events) => {
-                sse::assemble(shard, connection, events, &mut buffer, now);
-                0
-            }
-        };
+        let start = put_together(shard, connection, &mut buffer, now);
         if connection.session.borrow().wants() {
             connection.hungry.notify_one();
         }
         let last = buffer.get(start..).unwrap_or_default();
-        if connection.close.get().is_some() {
-            return farewell(write, connection, last).await;
+        if !connection.is_open() {
+            return farewell(shard, write, connection, last).await;
         }
         if last.is_empty() {
             // Positions moved and nothing had to be said.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom as _;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How late a close may be without holding back the ones behind it: timers are coarse.
-const LENIENCE: Duration = Duration::from_millis(10);
+/// How late a close may be without holding back the ones behind it: timers are coarse, and threads
+/// may have to wait for a core.
+const LENIENCE: Duration = Duration::from_millis(100);
 
 /// The plan of a departure, shared by all shards.
 #[derive(Debug)]
@@ -105,7 +106,7 @@ mod tests {
         let distinct: BTreeSet<Instant> = places.iter().copied().collect();
         assert_eq!(distinct.len(), places.len());
         assert!(!places.is_sorted(), "the order is that of arrival");
-        assert!(spread(1_000, rate(500)) < Duration::from_millis(2_100));
+        assert!(spread(1_000, rate(500)) < Duration::from_millis(2_250));
     }
 
     /// Threads that sleep too long, all at once or one by one, and then hurry.

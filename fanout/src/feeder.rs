@@ -140,7 +140,7 @@ impl Feeder {
     }
 
     async fn stale(&mut self, stale: bool) {
-        self.store.write().stale = stale;
+        self.store.write().hear(stale, Instant::now().into_std());
         self.metrics.stale.set(i64::from(stale));
         if !stale && *self.ready.borrow() {
             self.check.ok();

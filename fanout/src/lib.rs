@@ -154,8 +154,14 @@ impl Args {
     /// How long it takes to leave with so many connections: until load balancers have noticed, until
     /// the last one is closed at the set rate, and a margin for the farewell.
     pub fn grace(&self, connections: u32) -> Duration {
+        self.notice().saturating_add(self.patience(connections))
+    }
+
+    /// How long closing so many connections may take: half as long again as planned where cores are
+    /// short, and a margin for the farewell.
+    fn patience(&self, connections: u32) -> Duration {
         let spread = departure::spread(connections, self.drain_rate);
-        self.notice().saturating_add(spread) + FAREWELL
+        spread.saturating_add(spread / 2) + FAREWELL
     }
 
     fn notice(&self) -> Duration {
@@ -327,12 +333,13 @@ async fn drain(
         // A shard that has ended has nothing to drain.
         let _ended = shard.send(Command::Drain(Arc::clone(&departure))).await;
     }
-    let drained = timeout(spread + FAREWELL, async {
+    let patience = args.patience(open);
+    let drained = timeout(patience, async {
         while threads.join_next().await.is_some() {}
     });
     drained
         .await
-        .map_err(|_| anyhow!("connections were still open {FAREWELL:?} after the drain"))?;
+        .map_err(|_| anyhow!("connections were still open after {patience:?} of draining"))?;
     info!(
         connections = open,
         took_ms = begun.elapsed().as_millis(),

@@ -185,6 +185,15 @@ impl Repairs {
 mod tests {
     use super::*;
 
+    impl Repairs {
+        /// For replicas whose ring has everything: nobody is asked.
+        pub(crate) async fn nowhere(stream: &str, metrics: Metrics) -> Self {
+            let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+            let client = options.connect("127.0.0.1:9").await.unwrap();
+            Self::new(client, stream, metrics)
+        }
+    }
+
     #[test]
     fn a_full_page_ends_at_a_round_number() {
         let cases = [

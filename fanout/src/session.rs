@@ -198,6 +198,11 @@ impl Session {
         self.outbox.control_bytes() > self.limits.unsent_bytes
     }
 
+    /// Whether answers or live messages wait for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.outbox.len() > 0
+    }
+
     /// Notes that this shard has dispatched everything up to `head`.
     pub(crate) const fn applied(&mut self, head: StreamSeq) {
         self.applied = head;

@@ -245,8 +245,10 @@ impl Shard {
 
     fn each(&self, mut act: impl FnMut(&mut Session)) {
         for connection in self.connections.borrow().values() {
-            act(&mut connection.session.borrow_mut());
-            connection.wake.notify_one();
+            if connection.is_open() {
+                act(&mut connection.session.borrow_mut());
+                connection.wake.notify_one();
+            }
         }
     }
 
@@ -270,7 +272,7 @@ impl Shard {
                 let Some(connection) = connections.get(id) else {
                     continue;
                 };
-                if connection.close.get().is_some() {
+                if !connection.is_open() {
                     continue;
                 }
                 if let Err(code) = connection.session.borrow_mut().deliver(live, now) {
@@ -283,8 +285,12 @@ impl Shard {
         }
         self.applied.set(head);
         // A position is a number per connection: cheap enough to set for all, and it lets cursors
-        // and catch-ups move where nothing was delivered.
-        for connection in connections.values() {
+        // and catch-ups move where nothing was delivered. Whoever is being closed was given nothing
+        // of this, and is promised nothing.
+        for connection in connections
+            .values()
+            .filter(|connection| connection.is_open())
+        {
             connection.session.borrow_mut().applied(head);
         }
         touched.sort_unstable();
@@ -313,7 +319,10 @@ impl Shard {
             }
         }
         self.applied.set(head);
-        for connection in connections.values() {
+        for connection in connections
+            .values()
+            .filter(|connection| connection.is_open())
+        {
             let mut session = connection.session.borrow_mut();
             if let Some(epoch) = rewound {
                 session.reset(&known, &self.shared.store, epoch);
@@ -342,7 +351,7 @@ impl Shard {
         for (at, connection) in leaving {
             let stays = || {
                 let open = self.connections.borrow();
-                open.contains_key(&connection.id) && connection.close.get().is_none()
+                open.contains_key(&connection.id) && connection.is_open()
             };
             if stays() {
                 sleep_until(at.into()).await;
@@ -361,3 +370,6 @@ impl Shard {
         self.applied.get()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,9 @@ pub(crate) fn assemble(
     buffer.extend_from_slice(b"data: [");
     let clock = shard.shared.clock.now();
     let mut session = connection.session.borrow_mut();
-    session.applied(shard.applied());
+    if connection.is_open() {
+        session.applied(shard.applied());
+    }
     match session.fill(&shard.shared.store, ROOM, now, clock, (buffer, None)) {
         Ok(0) => buffer.truncate(start),
         Ok(count) => {

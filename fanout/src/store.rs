@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use schemas::codec::transcode;
@@ -188,6 +189,8 @@ pub(crate) struct Known {
     /// Per venue and feed.
     pub(crate) feeds: BTreeMap<(String, String), FeedReport>,
     pub(crate) stale: bool,
+    /// When the broker was heard again after a silence.
+    heard_again: Option<Instant>,
 }
 
 /// What a catch-up gets of a topic.
@@ -219,6 +222,7 @@ impl Known {
             ring_limit,
             feeds: BTreeMap::new(),
             stale: false,
+            heard_again: None,
         }
     }
 
@@ -411,6 +415,21 @@ impl Known {
         let at = self.ring.partition_point(|live| live.seq <= seq);
         let live = self.ring.get(at.checked_sub(1)?)?;
         Some(Cursor::new(live.seq, live.time))
+    }
+
+    /// Notes that nothing is heard from the broker, or that it is heard again.
+    pub(crate) fn hear(&mut self, stale: bool, now: Instant) {
+        if self.stale && !stale {
+            self.heard_again = Some(now);
+        }
+        self.stale = stale;
+    }
+
+    /// Whether the broker was heard all the time for so long: what it has not told by then, it does
+    /// not have.
+    pub(crate) fn heard_for(&self, time: Duration, now: Instant) -> bool {
+        let again = self.heard_again;
+        !self.stale && again.is_none_or(|at| now.saturating_duration_since(at) > time)
     }
 
     /// Nothing is known of messages up to here: the beginning of what can be told.

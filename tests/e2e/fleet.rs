@@ -26,6 +26,9 @@ pub(crate) const STREAM: &str = "TICKS";
 /// otherwise take that of a process while it is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// The stream's own bound is what counts: without one here the server takes what the disk has left.
+const MAX_STORE: u64 = 1 << 40;
+
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -355,7 +358,9 @@ async fn provisioned(process: &mut Process) -> Result<()> {
             return Ok(());
         }
         if tokio::time::Instant::now() > until {
-            bail!("the broker cannot be provisioned: {}", process.said()?);
+            let said = process.said()?;
+            let last = said.lines().last().unwrap_or_default();
+            bail!("the broker cannot be provisioned: {last}");
         }
         sleep(LOOK).await;
     }
@@ -376,7 +381,7 @@ fn brokers(dir: &Path, password: &str, count: usize) -> Result<Vec<Broker>> {
             });
             let text = format!(
                 "listen: \"127.0.0.1:{port}\"\nserver_name: {name}\n\
-                 jetstream {{ store_dir: \"{}\" }}\n{cluster}{}{}",
+                 jetstream {{ store_dir: \"{}\", max_file_store: {MAX_STORE} }}\n{cluster}{}{}",
                 home.display(),
                 passwords.concat(),
                 std::fs::read_to_string(ROLES)?

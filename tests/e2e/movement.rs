@@ -250,7 +250,7 @@ async fn kill_all(fleet: &mut Fleet, rng: &mut StdRng, until: Instant) -> Result
         sleep(Duration::from_millis(rng.random_range(1_000..4_000))).await;
         if rng.random_ratio(1, 3) {
             fleet.brokers[0].process.kill().await?;
-            sleep(Duration::from_millis(rng.random_range(0..2_000))).await;
+            sleep(Duration::from_millis(rng.random_range(0..9_000))).await;
             fleet.brokers[0].process.start()?;
             brokers += 1;
         } else {

@@ -4,23 +4,35 @@ use std::time::Instant;
 
 use schemas::ws::Encoding;
 
-use super::Connection;
+use super::{Connection, Wire};
 use crate::deflate::Mark;
 use crate::frame::{Opcode, header};
 use crate::shard::Shard;
+use crate::sse;
 
 /// Bytes per write.
 pub(crate) const ROOM: usize = 64 * 1024;
 /// The longest frame header, and the longest array header of MessagePack.
 const HEADROOM: usize = 10;
 
-/// Puts control frames and one message with everything pending into a buffer; where it starts.
-pub(super) fn assemble(
+/// Puts everything pending into a buffer, as the wire wants it; where it starts.
+pub(super) fn put_together(
     shard: &Shard,
     connection: &Connection,
     buffer: &mut Vec<u8>,
     now: Instant,
 ) -> usize {
+    match &connection.wire {
+        Wire::WebSocket => assemble(shard, connection, buffer, now),
+        Wire::Events(events) => {
+            sse::assemble(shard, connection, events, buffer, now);
+            0
+        }
+    }
+}
+
+/// Puts control frames and one message with everything pending into a buffer; where it starts.
+fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: Instant) -> usize {
     buffer.clear();
     let control = std::mem::take(&mut *connection.control.borrow_mut());
     let mut session = connection.session.borrow_mut();
@@ -29,7 +41,10 @@ pub(super) fn assemble(
     let reserve = control.len() + HEADROOM + open;
     buffer.resize(reserve, 0);
     let clock = shard.shared.clock.now();
-    session.applied(shard.applied());
+    // Whoever is being closed is promised nothing more.
+    if connection.is_open() {
+        session.applied(shard.applied());
+    }
     let mut marks = connection.deflate.then(Vec::new);
     let out = (&mut *buffer, marks.as_mut());
     let count = match session.fill(&shard.shared.store, ROOM, now, clock, out) {

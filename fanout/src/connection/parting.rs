@@ -3,13 +3,15 @@
 use std::cell::Cell;
 use std::future::pending;
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use schemas::ws::CloseCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::assembly::put_together;
 use super::{Connection, Ended, Wire};
 use crate::frame::{Decoder, Incoming, push_close};
 use crate::shard::Shard;
@@ -97,21 +99,32 @@ pub(super) async fn listen(
 
 /// Says goodbye behind the last bytes, and waits for the answer.
 pub(super) async fn farewell(
+    shard: &Shard,
     mut write: OwnedWriteHalf,
     connection: &Connection,
     last: &[u8],
 ) -> Ended {
     let mut bytes = last.to_vec();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
-    match connection.wire {
-        Wire::WebSocket => push_close(&mut bytes, code, reason),
-        Wire::Events(_) => {
-            sse::push_end(&mut bytes, code, reason);
-            // There is no answer to that.
-            connection.parted.hear();
-        }
-    }
+    // Whoever has to leave through no fault of his own gets all that waits for him.
+    let flushes = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
     let parting = timeout(FAREWELL, async {
+        write.write_all(&bytes).await?;
+        while flushes && connection.session.borrow().has_unsent() {
+            let start = put_together(shard, connection, &mut bytes, Instant::now());
+            write
+                .write_all(bytes.get(start..).unwrap_or_default())
+                .await?;
+        }
+        bytes.clear();
+        match connection.wire {
+            Wire::WebSocket => push_close(&mut bytes, code, reason),
+            Wire::Events(_) => {
+                sse::push_end(&mut bytes, code, reason);
+                // There is no answer to that.
+                connection.parted.hear();
+            }
+        }
         write.write_all(&bytes).await?;
         connection.parted.sent.set(true);
         connection.parted.heard().await;

@@ -53,10 +53,7 @@ impl Replica {
         let args = Cli::try_parse_from(given).unwrap().args;
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        // The stream is empty: nobody is asked for what is older than the ring.
-        let nowhere = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        let client = nowhere.connect("127.0.0.1:9").await.unwrap();
-        let repairs = crate::repair::Repairs::new(client, "TICKS", metrics.clone());
+        let repairs = crate::repair::Repairs::nowhere("TICKS", metrics.clone()).await;
         let store = Arc::new(Store::new("TICKS", args.ring_bytes.get()));
         store
             .write()

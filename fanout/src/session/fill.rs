@@ -213,9 +213,15 @@ impl Session {
                 Phase::CatchUp { pos, since } => {
                     let reached = self.pull_messages((&known, store), topic, pos, sink);
                     if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                        self.void(&known, topic, sink);
-                        self.pulls.push_back(topic);
-                        continue;
+                        if known.heard_for(FUTURE, now) {
+                            self.void(&known, topic, sink);
+                            self.pulls.push_back(topic);
+                            continue;
+                        }
+                        // Nobody can tell as long as the broker is away.
+                        if let Some(held) = self.topics.get_mut(&topic) {
+                            held.phase = Phase::CatchUp { pos, since: now };
+                        }
                     }
                     reached
                 }

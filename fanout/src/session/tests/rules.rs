@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
-use schemas::ws::{ClientOp, Conflate, Encoding, Subscribe};
+use schemas::ws::{ClientOp, Conflate, Encoding, From, Subscribe};
 
 use super::world::LIMITS;
 use crate::index::{ConnId, Index};
@@ -78,4 +78,73 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
         }
     }
     assert!(count > 200, "{count} messages");
+}
+
+/// Another replica was further when the broker went away: that is no reason to void what the client
+/// has. A position that no broker ever confirms is one.
+#[test]
+fn a_position_ahead_of_this_replica_waits_for_the_broker() {
+    let store = Store::new("T", 1_000_000);
+    let epoch = Epoch::new(UnixNanos::new(5), 0);
+    let begin = (StreamSeq::new(1), StreamSeq::ZERO);
+    store.write().begin(epoch, begin.0, begin.1);
+    let publish = |seq: u64| {
+        let mut known = store.write();
+        let time = UnixNanos::new(i64::try_from(seq).unwrap());
+        (known.head, known.head_time) = (StreamSeq::new(seq), time);
+        let payload = b"\x81\xa1k\xa5trade";
+        known
+            .apply("tick.trade.x.A", StreamSeq::new(seq), time, payload)
+            .unwrap()
+    };
+    publish(1);
+    let (mut index, now) = (Index::default(), Instant::now());
+    let mut resumed = |pos: u64, secs: u64| {
+        let metrics = Metrics::new(&mut Registry::default());
+        let (head, now) = (store.read().head, now + Duration::from_secs(secs));
+        let mut session = Session::new(ConnId(1), Encoding::Json, LIMITS, metrics, head, now);
+        let from = From {
+            e: epoch,
+            c: None,
+            s: [("trade.x.A".to_owned(), StreamSeq::new(pos))].into(),
+        };
+        let op = Subscribe {
+            topics: vec!["trade.x.A".to_owned()],
+            from: [("T".to_owned(), from)].into(),
+            ..Subscribe::default()
+        };
+        let mut cx = Reply {
+            store: &store,
+            index: &mut index,
+            now,
+        };
+        session.carry_out(ClientOp::Subscribe(op), &mut cx);
+        session
+    };
+    let heard = |session: &mut Session, secs: u64| {
+        let (mut out, at) = (Vec::new(), now + Duration::from_secs(secs));
+        let clock = UnixNanos::new(1);
+        let all = (&mut out, None);
+        session.fill(&store, 64_000, at, clock, all).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let mut session = resumed(3, 0);
+    store.write().hear(true, now + Duration::from_secs(1));
+    for secs in [2, 6, 7, 60, 61] {
+        let said = heard(&mut session, secs);
+        assert!(!said.contains("reset"), "after {secs} s: {said}");
+    }
+    store.write().hear(false, now + Duration::from_secs(62));
+    let said = heard(&mut session, 63);
+    assert!(!said.contains("reset"), "{said}");
+    for seq in 2..=4 {
+        session.deliver(&publish(seq), now).unwrap();
+        session.applied(StreamSeq::new(seq));
+    }
+    let said = heard(&mut session, 64);
+    assert!(said.contains("\"s\":4,"), "{said}");
+    assert!(!said.contains("reset"), "{said}");
+    let mut session = resumed(99, 65);
+    assert!(!heard(&mut session, 66).contains("reset"));
+    assert!(heard(&mut session, 71).contains("reset"));
 }
