@@ -1,55 +1,42 @@
 //! One socket: what it reads becomes ops, what its session owes becomes frames.
 
+mod asking;
 mod assembly;
 mod parting;
+mod writing;
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use schemas::ws::{
     ClientOp, CloseCode, Encoding, ErrorCode, ServerMessage, StreamInfo, Subscribe, read_ops,
 };
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until};
-use tracing::debug;
+use tokio::time::sleep_until;
 
 use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
 use crate::governor::{Allowance, Verdict, id_of, millis_up};
 use crate::index::ConnId;
-use crate::repair::Page;
-use crate::session::{Ask, HEARTBEAT, Reply, Session, refusal};
+use crate::session::{HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
 use crate::sse::{self, Events};
+use asking::ask_all;
 pub(crate) use assembly::ROOM;
-use assembly::put_together;
 pub(crate) use parting::Parted;
-use parting::{FAREWELL, farewell, listen};
+use parting::listen;
+use writing::write_all;
+pub(crate) use writing::{Outlet, flush};
 
 /// How often a client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 /// Unanswered pings after which the connection is given up.
 const MISSES: u32 = 2;
-/// The shortest time between two writes to a socket under load: messages are gathered meanwhile.
-const GATHER: Duration = Duration::from_millis(2);
 /// Control frames that wait for the socket, in bytes: a client that only pings is cut off.
 const MAX_CONTROL: usize = 16 * 1024;
-
-/// Requests to the broker that one connection may have under way.
-const MAX_ASKED: usize = 8;
-/// How long to wait before the broker is asked again, at first.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Whoever waited so long, and the broker is there, is sent to another replica.
-const LAST_PAUSE: Duration = Duration::from_secs(3);
 
 /// What is spoken on a socket.
 #[derive(Debug)]
@@ -74,12 +61,21 @@ pub(crate) struct Connection {
     /// Whether messages are compressed.
     pub(crate) deflate: bool,
     pub(crate) parted: Parted,
+    pub(crate) stream: TcpStream,
+    pub(crate) outlet: Outlet,
 }
 
 impl Connection {
     /// Whether nobody has asked for it to be closed.
     pub(crate) const fn is_open(&self) -> bool {
         self.close.get().is_none()
+    }
+
+    /// Sees to it that something is written at that time.
+    pub(crate) fn look_at(&self, time: Instant) {
+        if time < self.outlet.alarm() {
+            self.wake.notify_one();
+        }
     }
 
     /// Asks for the connection to be closed; the first reason counts.
@@ -107,7 +103,6 @@ pub(crate) enum Ended {
 pub(crate) async fn run(
     shard: Rc<Shard>,
     connection: Rc<Connection>,
-    stream: TcpStream,
     early: Vec<u8>,
     first: Option<Subscribe>,
 ) {
@@ -117,18 +112,16 @@ pub(crate) async fn run(
     if let Some(first) = first {
         begin(&shard, &connection, first);
     }
-    let (read, write) = stream.into_split();
     let reading = async {
         match connection.wire {
-            Wire::WebSocket => read_all(&shard, &connection, &read, early).await,
-            Wire::Events(_) => sse::listen(&shard, &connection, &read).await,
+            Wire::WebSocket => read_all(&shard, &connection, early).await,
+            Wire::Events(_) => sse::listen(&shard, &connection).await,
         }
     };
-    let writing = write_all(&shard, &connection, write);
     let ended = tokio::select! {
         ended = reading => ended,
-        ended = writing => ended,
-        never = repair_all(&shard, &connection) => match never {},
+        ended = write_all(&shard, &connection) => ended,
+        never = ask_all(&shard, &connection) => match never {},
     };
     let code = match (ended, connection.close.get()) {
         (Ended::Closed, Some((code, _))) => code,
@@ -193,12 +186,7 @@ fn leave(shard: &Shard, connection: &Connection) {
     }
 }
 
-async fn read_all(
-    shard: &Shard,
-    connection: &Connection,
-    read: &OwnedReadHalf,
-    early: Vec<u8>,
-) -> Ended {
+async fn read_all(shard: &Shard, connection: &Connection, early: Vec<u8>) -> Ended {
     let limit = connection.session.borrow().limits().message_bytes;
     let mut decoder = Decoder::new(limit, connection.deflate);
     decoder.feed(&early);
@@ -215,12 +203,12 @@ async fn read_all(
         }
         if connection.close.get().is_some() {
             // The writer says goodbye, and ends the connection when that is done.
-            return listen(shard, connection, read, decoder).await;
+            return listen(shard, connection, decoder).await;
         }
         tokio::select! {
-            ready = read.readable() => {
+            ready = connection.stream.readable() => {
                 let mut scratch = shard.scratch.borrow_mut();
-                match ready.and_then(|()| read.try_read(&mut scratch)) {
+                match ready.and_then(|()| connection.stream.try_read(&mut scratch)) {
                     Ok(0) => return connection.parted.ended(),
                     Ok(count) => {
                         missed = 0;
@@ -391,167 +379,4 @@ fn is_granted(
         retry_after_ms: Some(millis_up(wait)),
     });
     Ok(false)
-}
-
-/// Asks the broker for what the session wants to read.
-pub(crate) async fn repair_all(shard: &Shard, connection: &Connection) -> Infallible {
-    let mut asked = FuturesUnordered::new();
-    loop {
-        while asked.len() < MAX_ASKED {
-            let Some(ask) = connection.session.borrow_mut().ask() else {
-                break;
-            };
-            asked.push(answer(shard, connection, ask));
-        }
-        tokio::select! {
-            () = connection.hungry.notified() => {}
-            Some((ask, page)) = asked.next(), if !asked.is_empty() => {
-                connection.session.borrow_mut().answered(&ask, page);
-                connection.wake.notify_one();
-            }
-        }
-    }
-}
-
-/// Asks until there is an answer; whoever cannot be helped here is sent to another replica.
-async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> (Ask, Arc<Page>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let (topic, stale) = {
-            let known = shard.shared.store.read();
-            let topic = known.epoch.zip(known.info(ask.topic).cloned());
-            (topic, known.stale)
-        };
-        if let Some((epoch, topic)) = topic {
-            match shard.shared.repairs.page(epoch, &topic, ask.after).await {
-                Ok(page) => return (ask, page),
-                Err(error) => {
-                    debug!(%error, "older messages cannot be read");
-                    shard.shared.metrics.failed_repairs.inc();
-                }
-            }
-        }
-        if pause > LAST_PAUSE && !stale {
-            connection.end(CloseCode::Overloaded);
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE * 2);
-    }
-}
-
-async fn write_all(shard: &Shard, connection: &Connection, mut write: OwnedWriteHalf) -> Ended {
-    let mut written_at = Instant::now();
-    loop {
-        let now = Instant::now();
-        let closing = connection.close.get();
-        let has_work =
-            !connection.control.borrow().is_empty() || connection.session.borrow().has_work(now);
-        if closing.is_none() && !has_work {
-            let beat = now + HEARTBEAT;
-            let due = connection
-                .session
-                .borrow()
-                .due()
-                .map_or(beat, |due| due.min(beat));
-            tokio::select! {
-                () = connection.wake.notified() => {}
-                () = sleep_until(due.into()) => {
-                    if due == beat {
-                        connection.session.borrow_mut().heartbeat();
-                    }
-                }
-            }
-            // Idle until now: out at once. Busy: gather what comes within a moment.
-            if written_at.elapsed() < GATHER && connection.close.get().is_none() {
-                sleep_until((written_at + GATHER).into()).await;
-            }
-            continue;
-        }
-        let mut buffer = shard.buffers.borrow_mut().pop().unwrap_or_default();
-        let waited = shard
-            .written
-            .is_sampled()
-            .then(|| connection.session.borrow().waited(now));
-        let start = put_together(shard, connection, &mut buffer, now);
-        if connection.session.borrow().wants() {
-            connection.hungry.notify_one();
-        }
-        let last = buffer.get(start..).unwrap_or_default();
-        if !connection.is_open() {
-            return farewell(shard, write, connection, last).await;
-        }
-        if last.is_empty() {
-            // Positions moved and nothing had to be said.
-            give_back(shard, buffer);
-            sleep_until((now + GATHER).into()).await;
-            continue;
-        }
-        let outcome = put(&mut write, connection, last).await;
-        let size = last.len();
-        give_back(shard, buffer);
-        match outcome {
-            Ok(()) => {
-                written_at = Instant::now();
-                shard.written.write(size);
-                if let Some(waited) = waited.flatten() {
-                    let took = waited + (written_at - now);
-                    shard
-                        .shared
-                        .metrics
-                        .hops
-                        .written
-                        .observe(took.as_secs_f64());
-                }
-                shard
-                    .shared
-                    .metrics
-                    .written_bytes
-                    .inc_by(u64::try_from(size).unwrap_or(0));
-                shard
-                    .shared
-                    .metrics
-                    .flush_bytes
-                    .observe(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
-            }
-            Err(ended) => return ended,
-        }
-    }
-}
-
-/// Writes a buffer whole; a connection that is being closed has only a moment for it.
-async fn put(
-    write: &mut OwnedWriteHalf,
-    connection: &Connection,
-    bytes: &[u8],
-) -> Result<(), Ended> {
-    let mut left = bytes;
-    let mut deadline = None;
-    loop {
-        let closing = connection.close.get().is_some();
-        if closing && deadline.is_none() {
-            deadline = Some(tokio::time::Instant::now() + FAREWELL);
-        }
-        tokio::select! {
-            written = write.write(left) => match written {
-                Ok(0) | Err(_) => return Err(Ended::Gone),
-                Ok(count) => left = left.get(count..).unwrap_or_default(),
-            },
-            () = connection.wake.notified(), if !closing => {}
-            () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if closing => {
-                return Err(Ended::Closed);
-            }
-        }
-        if left.is_empty() {
-            // The wake-ups that were taken here are made good.
-            connection.wake.notify_one();
-            return Ok(());
-        }
-    }
-}
-
-fn give_back(shard: &Shard, buffer: Vec<u8>) {
-    let mut buffers = shard.buffers.borrow_mut();
-    if buffers.len() < 64 && buffer.capacity() <= 4 * ROOM {
-        buffers.push(buffer);
-    }
 }

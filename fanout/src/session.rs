@@ -235,14 +235,19 @@ impl Session {
         self.heartbeat_due = true;
     }
 
-    /// Takes a live message of a topic that is held; an error closes the connection.
-    pub(crate) fn deliver(&mut self, live: &Arc<Live>, now: Instant) -> Result<(), CloseCode> {
+    /// Takes a live message of a topic that is held; when there will be something to write, if not
+    /// now. An error closes the connection.
+    pub(crate) fn deliver(
+        &mut self,
+        live: &Arc<Live>,
+        now: Instant,
+    ) -> Result<Option<Instant>, CloseCode> {
         let topic = live.topic.id;
         let Some(held) = self.topics.get_mut(&topic) else {
-            return Ok(());
+            return Ok(None);
         };
         if held.phase != Phase::Live || live.seq <= held.floor {
-            return Ok(());
+            return Ok(None);
         }
         let state = live.topic.kind.is_state();
         let pressed = self.outbox.live_bytes() > self.limits.unsent_bytes / 2;
@@ -256,21 +261,22 @@ impl Session {
         held.floor = live.seq;
         if let Some(pause) = pause {
             self.conflate(live, now + pause);
-            return Ok(());
+            return Ok((!pause.is_zero()).then_some(now + pause));
         }
         // What was pending before the conflation was lifted goes first.
         self.release(topic, now)?;
         let is_live = |held: &Held| held.phase == Phase::Live;
         if !self.topics.get(&topic).is_some_and(is_live) {
             // It could not be encoded: what follows is pulled behind what is said of that.
-            return Ok(());
+            return Ok(None);
         }
         if live.topic.kind == Kind::Trade
             && let Some(quote) = self.quotes.get(&live.topic.instrument).copied()
         {
             self.release(quote, now)?;
         }
-        self.emit(live, now)
+        self.emit(live, now)?;
+        Ok(None)
     }
 
     fn conflate(&mut self, live: &Arc<Live>, due: Instant) {

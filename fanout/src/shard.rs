@@ -1,11 +1,13 @@
 //! A shard: one thread that owns its connections and hands each live message to those that want it.
 
+mod due;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use governor::Quota;
 use schemas::position::{Epoch, StreamSeq};
@@ -13,10 +15,10 @@ use schemas::time::Clock;
 use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::debug;
 
-use crate::connection::{self, Connection, Parted, Wire};
+use crate::connection::{self, Connection, Outlet, Parted, Wire};
 use crate::deflate::{Deflater, Inflater};
 use crate::departure::Departure;
 use crate::governor::Guest;
@@ -26,9 +28,15 @@ use crate::repair::Repairs;
 use crate::session::{Limits, Session};
 use crate::stats::{Board, EVERY, Load, Reporter, Written};
 use crate::store::{Live, Store};
+use due::{Due, Pace};
 
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
 pub(crate) const INLET: usize = 256;
+
+/// Commands that are obeyed before anything is written.
+const AT_ONCE: usize = 32;
+/// Connections that are written to before anything else is looked at.
+const WRITES: usize = 64;
 
 /// A new connection, its handshake done.
 pub(crate) struct Arrival {
@@ -93,8 +101,11 @@ pub(crate) struct Shard {
     pub(crate) shared: Shared,
     pub(crate) index: RefCell<Index>,
     pub(crate) connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
-    /// Buffers for writes, lent to whoever writes.
-    pub(crate) buffers: RefCell<Vec<Vec<u8>>>,
+    /// Connections that have live messages to write, the longest waiting first.
+    due: RefCell<Due>,
+    pace: Pace,
+    /// One buffer for writes, used by whoever writes.
+    pub(crate) buffer: RefCell<Vec<u8>>,
     /// One buffer for reads, used by whoever has something to read.
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) written: Written,
@@ -113,7 +124,9 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         shared,
         index: RefCell::default(),
         connections: RefCell::default(),
-        buffers: RefCell::default(),
+        due: RefCell::new(Due::new(Instant::now())),
+        pace: Pace::new(Instant::now()),
+        buffer: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
         written: Written::default(),
         inflater: RefCell::new(Inflater::new()),
@@ -137,25 +150,61 @@ impl Shard {
             if draining && tasks.is_empty() {
                 return;
             }
+            let wait = self.flush_some();
             tokio::select! {
-                command = commands.recv() => match command {
-                    None => return,
-                    Some(Command::Accept(_)) if draining => {}
-                    Some(Command::Accept(arrival)) => {
-                        if let Err(problem) = self.accept(arrival, &mut tasks) {
-                            debug!(%problem, "a connection was lost before it began");
-                        }
+                // What is there is dispatched before more is written: a write takes all of it.
+                biased;
+                command = commands.recv() => {
+                    let Some(command) = command else {
+                        return;
+                    };
+                    self.take(command, &mut tasks, &mut draining);
+                    for _ in 1..AT_ONCE {
+                        let Ok(command) = commands.try_recv() else {
+                            break;
+                        };
+                        self.take(command, &mut tasks, &mut draining);
                     }
-                    Some(Command::Drain(departure)) => {
-                        draining = true;
-                        tasks.spawn_local(Rc::clone(&self).drain(departure));
-                    }
-                    Some(command) => self.obey(command),
-                },
+                }
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 _ = look.tick() => self.report(&mut reporter),
+                () = pause(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
+    }
+
+    fn take(self: &Rc<Self>, command: Command, tasks: &mut JoinSet<()>, draining: &mut bool) {
+        match command {
+            Command::Accept(_) if *draining => {}
+            Command::Accept(arrival) => {
+                if let Err(problem) = self.accept(arrival, tasks) {
+                    debug!(%problem, "a connection was lost before it began");
+                }
+            }
+            Command::Drain(departure) => {
+                *draining = true;
+                tasks.spawn_local(Rc::clone(self).drain(departure));
+            }
+            Command::Batch { .. }
+            | Command::Heartbeat
+            | Command::Joined { .. }
+            | Command::Trimmed { .. } => self.obey(command),
+        }
+    }
+
+    /// Writes to some of those whose turn it is; how long nobody else has one.
+    fn flush_some(&self) -> Option<Duration> {
+        let begun = Instant::now();
+        self.due.borrow_mut().advance(begun);
+        for _ in 0..WRITES {
+            let next = self.due.borrow_mut().pop();
+            let Some(connection) = next else {
+                break;
+            };
+            connection::flush(self, &connection, begun);
+        }
+        self.pace.spend(begun, Instant::now());
+        self.due.borrow().wait()
     }
 
     fn report(&self, reporter: &mut Reporter) {
@@ -186,18 +235,12 @@ impl Shard {
             deflate,
             guest,
         } = arrival;
+        let now = Instant::now();
         let stream = tokio::net::TcpStream::from_std(stream)?;
         let id = ConnId(self.next.get());
         self.next.set(id.0 + 1);
         let (limits, metrics) = (self.shared.limits, self.shared.metrics.clone());
-        let session = Session::new(
-            id,
-            encoding,
-            limits,
-            metrics,
-            self.applied.get(),
-            Instant::now(),
-        );
+        let session = Session::new(id, encoding, limits, metrics, self.applied.get(), now);
         let connection = Rc::new(Connection {
             id,
             wire,
@@ -208,11 +251,13 @@ impl Shard {
             close: Cell::new(None),
             deflate,
             parted: Parted::default(),
+            stream,
+            outlet: Outlet::new(now),
         });
         self.connections
             .borrow_mut()
             .insert(id, Rc::clone(&connection));
-        let serving = connection::run(Rc::clone(self), connection, stream, early, first);
+        let serving = connection::run(Rc::clone(self), connection, early, first);
         tasks.spawn_local(async move {
             serving.await;
             drop(guest);
@@ -254,9 +299,11 @@ impl Shard {
 
     fn dispatch(&self, messages: &[Arc<Live>], head: StreamSeq) {
         let now = Instant::now();
+        let window = self.pace.window();
         let mut index = self.index.borrow_mut();
+        let mut due = self.due.borrow_mut();
+        due.advance(now);
         let connections = self.connections.borrow();
-        let mut touched: Vec<ConnId> = Vec::new();
         for live in messages {
             if index.is_born(live.topic.id.index()) {
                 for id in index.claim(&live.topic) {
@@ -269,37 +316,19 @@ impl Shard {
                 }
             }
             for id in index.subscribers(live.topic.id) {
-                let Some(connection) = connections.get(id) else {
+                let Some(connection) = connections.get(id).filter(|of| of.is_open()) else {
                     continue;
                 };
-                if !connection.is_open() {
-                    continue;
-                }
-                if let Err(code) = connection.session.borrow_mut().deliver(live, now) {
-                    connection.end(code);
-                }
-                if touched.last() != Some(id) {
-                    touched.push(*id);
+                let delivered = connection.session.borrow_mut().deliver(live, now);
+                match delivered {
+                    Ok(None) => due.add(connection, window),
+                    Ok(Some(later)) => connection.look_at(later),
+                    Err(code) => connection.end(code),
                 }
             }
         }
         self.applied.set(head);
-        // A position is a number per connection: cheap enough to set for all, and it lets cursors
-        // and catch-ups move where nothing was delivered. Whoever is being closed was given nothing
-        // of this, and is promised nothing.
-        for connection in connections
-            .values()
-            .filter(|connection| connection.is_open())
-        {
-            connection.session.borrow_mut().applied(head);
-        }
-        touched.sort_unstable();
-        touched.dedup();
-        for id in touched {
-            if let Some(connection) = connections.get(&id) {
-                connection.wake.notify_one();
-            }
-        }
+        self.pace.spend(now, Instant::now());
     }
 
     fn join(&self, head: StreamSeq, rewound: Option<Epoch>) {
@@ -368,6 +397,15 @@ impl Shard {
     /// Everything up to here was dispatched.
     pub(crate) fn applied(&self) -> StreamSeq {
         self.applied.get()
+    }
+}
+
+/// Lets others run for so long, at least once.
+async fn pause(wait: Duration) {
+    if wait.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        sleep(wait).await;
     }
 }
 

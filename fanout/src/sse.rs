@@ -12,7 +12,6 @@ use std::time::Instant;
 use rand::RngExt as _;
 use schemas::position::{Cursor, Epoch};
 use schemas::ws::{CloseCode, From};
-use tokio::net::tcp::OwnedReadHalf;
 
 use crate::connection::{Connection, Ended, ROOM};
 use crate::shard::Shard;
@@ -51,16 +50,16 @@ pub(crate) fn head(fields: &str) -> Vec<u8> {
 }
 
 /// Waits until the client is gone; what it sends is not read.
-pub(crate) async fn listen(shard: &Shard, connection: &Connection, read: &OwnedReadHalf) -> Ended {
+pub(crate) async fn listen(shard: &Shard, connection: &Connection) -> Ended {
     let mut ignored = 0;
     loop {
         if connection.close.get().is_some() {
             // The writer says goodbye, and ends the connection when that is done.
             return std::future::pending().await;
         }
-        let ready = read.readable().await;
+        let ready = connection.stream.readable().await;
         let mut scratch = shard.scratch.borrow_mut();
-        match ready.and_then(|()| read.try_read(&mut scratch)) {
+        match ready.and_then(|()| connection.stream.try_read(&mut scratch)) {
             Ok(0) => return Ended::Gone,
             Ok(count) => ignored += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -3,22 +3,23 @@
 use std::cell::Cell;
 use std::future::pending;
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use schemas::ws::CloseCode;
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use socket2::SockRef;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::assembly::put_together;
+use super::writing::put;
 use super::{Connection, Ended, Wire};
 use crate::frame::{Decoder, Incoming, push_close};
 use crate::shard::Shard;
 use crate::sse;
 
 /// How long the last bytes, the close frame and the client's answer to it may take.
-pub(super) const FAREWELL: Duration = Duration::from_secs(3);
+const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a client may take to end a connection that is closed: if we went first while something
 /// of it is unread, the kernel would take back what it has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
@@ -60,12 +61,7 @@ impl Parted {
 
 /// Reads on while a connection closes, so that the client's close frame is seen. Nothing else of it
 /// counts any more.
-pub(super) async fn listen(
-    shard: &Shard,
-    connection: &Connection,
-    read: &OwnedReadHalf,
-    mut decoder: Decoder,
-) -> Ended {
+pub(super) async fn listen(shard: &Shard, connection: &Connection, mut decoder: Decoder) -> Ended {
     decoder.ignore_messages();
     loop {
         while !connection.parted.heard.get() {
@@ -76,9 +72,9 @@ pub(super) async fn listen(
                 Ok(Some(_)) => {}
             }
         }
-        let ready = read.readable().await;
+        let ready = connection.stream.readable().await;
         let mut scratch = shard.scratch.borrow_mut();
-        match ready.and_then(|()| read.try_read(&mut scratch)) {
+        match ready.and_then(|()| connection.stream.try_read(&mut scratch)) {
             Ok(0) => break,
             Ok(count) if !connection.parted.heard.get() => {
                 decoder.feed(scratch.get(..count).unwrap_or_default());
@@ -98,23 +94,16 @@ pub(super) async fn listen(
 }
 
 /// Says goodbye behind the last bytes, and waits for the answer.
-pub(super) async fn farewell(
-    shard: &Shard,
-    mut write: OwnedWriteHalf,
-    connection: &Connection,
-    last: &[u8],
-) -> Ended {
-    let mut bytes = last.to_vec();
+pub(super) async fn farewell(shard: &Shard, connection: &Connection) -> Ended {
+    let mut bytes = connection.outlet.take();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
     // Whoever has to leave through no fault of his own gets all that waits for him.
     let flushes = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
     let parting = timeout(FAREWELL, async {
-        write.write_all(&bytes).await?;
+        put(connection, &bytes).await?;
         while flushes && connection.session.borrow().has_unsent() {
             let start = put_together(shard, connection, &mut bytes, Instant::now());
-            write
-                .write_all(bytes.get(start..).unwrap_or_default())
-                .await?;
+            put(connection, bytes.get(start..).unwrap_or_default()).await?;
         }
         bytes.clear();
         match connection.wire {
@@ -125,10 +114,10 @@ pub(super) async fn farewell(
                 connection.parted.hear();
             }
         }
-        write.write_all(&bytes).await?;
+        put(connection, &bytes).await?;
         connection.parted.sent.set(true);
         connection.parted.heard().await;
-        write.shutdown().await
+        SockRef::from(&connection.stream).shutdown(Shutdown::Write)
     });
     match parting.await {
         Ok(Ok(())) => {

@@ -1,0 +1,69 @@
+//! What a connection needs that is older than the ring: the broker is asked for it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use schemas::ws::CloseCode;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::Connection;
+use crate::repair::Page;
+use crate::session::Ask;
+use crate::shard::Shard;
+
+/// Requests to the broker that one connection may have under way.
+const MAX_ASKED: usize = 8;
+/// How long to wait before the broker is asked again, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Whoever waited so long, and the broker is there, is sent to another replica.
+const LAST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Asks the broker for what the session wants to read.
+pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallible {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        while asked.len() < MAX_ASKED {
+            let Some(ask) = connection.session.borrow_mut().ask() else {
+                break;
+            };
+            asked.push(answer(shard, connection, ask));
+        }
+        tokio::select! {
+            () = connection.hungry.notified() => {}
+            Some((ask, page)) = asked.next(), if !asked.is_empty() => {
+                connection.session.borrow_mut().answered(&ask, page);
+                connection.wake.notify_one();
+            }
+        }
+    }
+}
+
+/// Asks until there is an answer; whoever cannot be helped here is sent to another replica.
+async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> (Ask, Arc<Page>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let (topic, stale) = {
+            let known = shard.shared.store.read();
+            let topic = known.epoch.zip(known.info(ask.topic).cloned());
+            (topic, known.stale)
+        };
+        if let Some((epoch, topic)) = topic {
+            match shard.shared.repairs.page(epoch, &topic, ask.after).await {
+                Ok(page) => return (ask, page),
+                Err(error) => {
+                    debug!(%error, "older messages cannot be read");
+                    shard.shared.metrics.failed_repairs.inc();
+                }
+            }
+        }
+        if pause > LAST_PAUSE && !stale {
+            connection.end(CloseCode::Overloaded);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE * 2);
+    }
+}

@@ -1,0 +1,198 @@
+//! When a connection writes. Its shard writes live messages for all its connections, one after the
+//! other; the connection's own task writes everything else, and whatever a full socket holds back.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use super::assembly::put_together;
+use super::parting::farewell;
+use super::{Connection, Ended};
+use crate::session::HEARTBEAT;
+use crate::shard::Shard;
+
+/// How soon to look again where nothing had to be said.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How far a connection's writing is.
+pub(crate) struct Outlet {
+    /// The shard will write.
+    pub(crate) is_due: Cell<bool>,
+    pub(crate) written_at: Cell<Instant>,
+    /// Bytes that the socket had no room for.
+    held_back: RefCell<Vec<u8>>,
+    /// They go first: nothing may overtake them.
+    is_blocked: Cell<bool>,
+    /// When the connection's task looks again by itself.
+    alarm: Cell<Instant>,
+    is_broken: Cell<bool>,
+}
+
+impl Outlet {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            is_due: Cell::new(false),
+            written_at: Cell::new(now),
+            held_back: RefCell::default(),
+            is_blocked: Cell::new(false),
+            alarm: Cell::new(now),
+            is_broken: Cell::new(false),
+        }
+    }
+
+    pub(super) const fn alarm(&self) -> Instant {
+        self.alarm.get()
+    }
+
+    /// What must go out before anything else.
+    pub(super) fn take(&self) -> Vec<u8> {
+        self.held_back.take()
+    }
+
+    fn hold_back(&self, bytes: &[u8]) {
+        self.held_back.replace(bytes.to_vec());
+        self.is_blocked.set(true);
+    }
+}
+
+/// Writes everything pending, as far as the socket takes it; whether there was anything.
+pub(crate) fn flush(shard: &Shard, connection: &Connection, now: Instant) -> bool {
+    let outlet = &connection.outlet;
+    if outlet.is_blocked.get() || !connection.is_open() {
+        return false;
+    }
+    let mut buffer = shard.buffer.borrow_mut();
+    let is_sampled = shard.written.is_sampled();
+    let waited = is_sampled.then(|| connection.session.borrow().waited(now));
+    let start = put_together(shard, connection, &mut buffer, now);
+    let bytes = buffer.get(start..).unwrap_or_default();
+    if !connection.is_open() {
+        outlet.hold_back(bytes);
+        return true;
+    }
+    let due = {
+        let session = connection.session.borrow();
+        if session.wants() {
+            connection.hungry.notify_one();
+        }
+        session.due()
+    };
+    if let Some(due) = due {
+        connection.look_at(due);
+    }
+    if bytes.is_empty() {
+        return false;
+    }
+    match connection.stream.try_write(bytes) {
+        Ok(count) if count == bytes.len() => {}
+        Ok(count) => outlet.hold_back(bytes.get(count..).unwrap_or_default()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => outlet.hold_back(bytes),
+        Err(_) => outlet.is_broken.set(true),
+    }
+    outlet.written_at.set(now);
+    shard.written.write(bytes.len());
+    let metrics = &shard.shared.metrics;
+    if let Some(waited) = waited.flatten() {
+        metrics.hops.written.observe(waited.as_secs_f64());
+    }
+    let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    metrics.written_bytes.inc_by(size.into());
+    metrics.flush_bytes.observe(size.into());
+    if outlet.is_blocked.get() || outlet.is_broken.get() {
+        connection.wake.notify_one();
+    }
+    // A burst leaves nothing behind.
+    buffer.shrink_to(super::ROOM * 4);
+    true
+}
+
+/// Writes what is not written by the shard, until the connection is over.
+pub(super) async fn write_all(shard: &Shard, connection: &Connection) -> Ended {
+    let outlet = &connection.outlet;
+    loop {
+        if outlet.is_broken.get() {
+            return Ended::Gone;
+        }
+        if !connection.is_open() {
+            return farewell(shard, connection).await;
+        }
+        if outlet.is_blocked.get() {
+            if let Err(ended) = unblock(connection).await {
+                return ended;
+            }
+            continue;
+        }
+        let now = Instant::now();
+        if has_work(connection, now) {
+            if flush(shard, connection, now) {
+                // Whoever catches up shares the shard with everybody else.
+                tokio::task::yield_now().await;
+            } else {
+                // Positions moved and nothing had to be said.
+                sleep_until((now + LOOK).into()).await;
+            }
+            continue;
+        }
+        let beat = now + HEARTBEAT;
+        let due = connection.session.borrow().due();
+        let due = due.map_or(beat, |due| due.min(beat));
+        outlet.alarm.set(due);
+        tokio::select! {
+            () = connection.wake.notified() => {}
+            () = sleep_until(due.into()) => {
+                if due == beat {
+                    connection.session.borrow_mut().heartbeat();
+                }
+            }
+        }
+    }
+}
+
+fn has_work(connection: &Connection, now: Instant) -> bool {
+    !connection.control.borrow().is_empty() || connection.session.borrow().has_work(now)
+}
+
+/// Writes what was held back, unless the connection is closed meanwhile.
+async fn unblock(connection: &Connection) -> Result<(), Ended> {
+    let outlet = &connection.outlet;
+    let bytes = outlet.take();
+    let mut left = bytes.as_slice();
+    while !left.is_empty() {
+        if !connection.is_open() {
+            outlet.hold_back(left);
+            return Ok(());
+        }
+        tokio::select! {
+            ready = connection.stream.writable() => {
+                match ready.and_then(|()| connection.stream.try_write(left)) {
+                    Ok(0) => return Err(Ended::Gone),
+                    Ok(count) => left = left.get(count..).unwrap_or_default(),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => return Err(Ended::Gone),
+                }
+            }
+            () = connection.wake.notified() => {}
+        }
+    }
+    outlet.is_blocked.set(false);
+    // The wake-ups that were taken here are made good.
+    connection.wake.notify_one();
+    Ok(())
+}
+
+/// Writes bytes, however long the socket takes.
+pub(super) async fn put(connection: &Connection, bytes: &[u8]) -> io::Result<()> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        connection.stream.writable().await?;
+        match connection.stream.try_write(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => left = left.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
