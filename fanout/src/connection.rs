@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
@@ -159,6 +160,8 @@ async fn read_all(
             // The writer says goodbye, and ends the connection when that is done.
             return listen(shard, connection, read, decoder).await;
         }
+        // A socket that always has something to read would keep the thread to itself.
+        yield_now().await;
         tokio::select! {
             ready = read.readable() => {
                 let mut scratch = shard.scratch.borrow_mut();

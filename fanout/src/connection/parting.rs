@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::{Connection, Ended};
@@ -73,6 +74,8 @@ pub(super) async fn listen(
                 Ok(Some(_)) => {}
             }
         }
+        // A socket that always has something to read would keep the thread to itself.
+        yield_now().await;
         let ready = read.readable().await;
         let mut scratch = shard.scratch.borrow_mut();
         match ready.and_then(|()| read.try_read(&mut scratch)) {
