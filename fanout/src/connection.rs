@@ -16,6 +16,7 @@ use schemas::ws::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
@@ -205,6 +206,8 @@ async fn read_all(shard: &Shard, connection: &Connection, early: Vec<u8>) -> End
             // The writer says goodbye, and ends the connection when that is done.
             return listen(shard, connection, decoder).await;
         }
+        // A socket that always has something to read would keep the thread to itself.
+        yield_now().await;
         tokio::select! {
             ready = connection.stream.readable() => {
                 let mut scratch = shard.scratch.borrow_mut();

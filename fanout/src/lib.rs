@@ -141,7 +141,7 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_MAX_HANDSHAKES", default_value = "1024")]
     pub max_handshakes: NonZeroUsize,
 
-    /// Compress for no client, whatever it offers
+    /// Compress for no client, whatever it offers; as a variable, `false`
     #[arg(long = "no-deflate", env = "TICKWIRE_DEFLATE", action = clap::ArgAction::SetFalse)]
     pub deflate: bool,
 

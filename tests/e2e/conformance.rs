@@ -13,9 +13,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::world::{PATIENCE, World};
+use crate::world::{LOOK, PATIENCE, World};
 use cases::{Case, table};
 use wire::{CLOSE, Event, FIN, Reader, TEXT, connect, deflate, frame};
 
@@ -167,20 +167,10 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
         while timeout(PATIENCE, reader.next()).await?? != Event::Close(4501) {}
         say_goodbye(&mut reader, &mut write).await?;
     }
-    let (status, metrics) = world.ops("/metrics").await?;
-    ensure!(status == 200);
-    let metrics = metrics.as_str().context("a text")?;
-    let count = |name: &str| -> Result<u64> {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line
-            .with_context(|| format!("{name} in {metrics}"))?
-            .trim()
-            .parse()?)
-    };
-    let before = count("tickwire_fanout_deflate_in_bytes_total ")?;
-    let after = count("tickwire_fanout_deflate_out_bytes_total ")?;
-    let compressed = count("tickwire_fanout_compressed_total ")?;
-    let encoded = count("tickwire_fanout_encoded_total ")?;
+    let before = counter(&world, "tickwire_fanout_deflate_in_bytes_total ").await?;
+    let after = counter(&world, "tickwire_fanout_deflate_out_bytes_total ").await?;
+    let compressed = counter(&world, "tickwire_fanout_compressed_total ").await?;
+    let encoded = counter(&world, "tickwire_fanout_encoded_total ").await?;
     eprintln!("{before} bytes were sent as {after}; {encoded} ticks encoded, {compressed} pieces");
     ensure!(after < before && compressed > 0 && encoded > 0);
     Ok(())
@@ -221,6 +211,48 @@ async fn closed_by_server(url: &str) -> Result<(Reader, OwnedWriteHalf)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_control_frames_hurts_nobody_else() -> Result<()> {
+    let world = World::start_with(FEEDS, &["--shards", "1"]).await?;
+    let (_never_read, mut flooding, _) = connect(world.ws(), Encoding::Json, "", &[]).await?;
+    let pongs = frame(FIN | wire::PONG, &[b'x'; 125]).repeat(500);
+    let others = async {
+        for _ in 0..20 {
+            let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, "", &[]).await?;
+            write.write_all(&probe(Encoding::Json)).await?;
+            ensure!(reader.next().await? == Event::Answer(PROBE));
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        () = async { while flooding.write_all(&pongs).await.is_ok() {} } => anyhow::bail!("cut off"),
+        answered = timeout(PATIENCE, others) => answered.context("others get no answer")??,
+    }
+    // Pings are answered, and whoever does not read the answers is cut off.
+    let (_never_read, mut write, _) = connect(world.ws(), Encoding::Json, "", &[]).await?;
+    let pings = frame(FIN | wire::PING, &[b'x'; 125]).repeat(500);
+    let flood = async { while write.write_all(&pings).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.context("it goes on")?;
+    let closed = async {
+        while counter(&world, "tickwire_fanout_closed_total{code=\"4008\"} ").await? == 0 {
+            sleep(LOOK).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, closed)
+        .await
+        .context("it is not counted")?
+}
+
+/// A counter, by its name and labels; 0 if it has not shown up.
+async fn counter(world: &World, name: &str) -> Result<u64> {
+    let (status, metrics) = world.ops("/metrics").await?;
+    ensure!(status == 200);
+    let metrics = metrics.as_str().context("a text")?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line.map_or(Ok(0), |count| count.trim().parse())?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compression_is_negotiated_as_it_is_offered() -> Result<()> {
     let world = World::start(FEEDS).await?;
     let line = |value: &str| format!("Sec-WebSocket-Extensions: {value}\r\n");
@@ -254,7 +286,7 @@ async fn compression_is_negotiated_as_it_is_offered() -> Result<()> {
         FIN | wire::RSV1 | TEXT,
         &deflate(6, br#"[{"op":"ping","id":7}]"#),
     );
-    let (mut reader, ..) = connect(world.ws(), Encoding::Json, OFFER, &early).await?;
+    let (mut reader, _write, _) = connect(world.ws(), Encoding::Json, OFFER, &early).await?;
     let event = timeout(PATIENCE, reader.next()).await??;
     ensure!(
         event == Event::Answer(7),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use schemas::ws::CloseCode;
 use socket2::SockRef;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::assembly::put_together;
@@ -72,6 +73,8 @@ pub(super) async fn listen(shard: &Shard, connection: &Connection, mut decoder: 
                 Ok(Some(_)) => {}
             }
         }
+        // A socket that always has something to read would keep the thread to itself.
+        yield_now().await;
         let ready = connection.stream.readable().await;
         let mut scratch = shard.scratch.borrow_mut();
         match ready.and_then(|()| connection.stream.try_read(&mut scratch)) {

@@ -243,7 +243,13 @@ fn ticks_get_shorter() {
     for encoding in Encoding::ALL {
         let lives = lives(encoding, 300);
         let mut deflater = Deflater::new();
-        for (kind, name) in ["trade", "quote", "book"].into_iter().enumerate() {
+        // In hundredths.
+        let most = match encoding {
+            Encoding::Json => [70, 70, 42],
+            Encoding::MessagePack => [98, 92, 56],
+        };
+        let kinds = ["trade", "quote", "book"].into_iter().zip(most);
+        for (kind, (name, most)) in kinds.enumerate() {
             let of_kind = || {
                 lives
                     .iter()
@@ -262,7 +268,7 @@ fn ticks_get_shorter() {
                     plain / of_kind().count(),
                     deflated / of_kind().count(),
                 );
-                assert!(deflated < plain, "{name}");
+                assert!(deflated * 100 < plain * most, "{name}");
             }
         }
     }

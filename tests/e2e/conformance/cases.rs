@@ -1,10 +1,12 @@
 //! The table: what is sent, and what has to come of it. Groups are those of the Autobahn suite.
 
-use rand::RngExt as _;
+mod closing;
+mod compression;
+mod utf8;
 
 use super::wire::{
-    BINARY, CLOSE, CONTINUATION, Event, FIN, PING, PONG, RSV1, TEXT, deflate, fragments, frame,
-    header, masked,
+    BINARY, CLOSE, CONTINUATION, Event, FIN, PING, PONG, RSV1, TEXT, fragments, frame, header,
+    masked,
 };
 
 /// What the server takes of one message.
@@ -86,12 +88,12 @@ pub(super) fn table() -> Vec<Case> {
         reserved_bits(),
         opcodes(),
         fragmentation(),
-        utf8(),
-        closing(),
-        close_codes(),
+        utf8::utf8(),
+        closing::closing(),
+        closing::close_codes(),
         limits(),
-        compression(),
-        bad_compression(),
+        compression::compression(),
+        compression::bad_compression(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -318,199 +320,6 @@ fn fragmentation() -> Vec<Case> {
     cases
 }
 
-fn utf8() -> Vec<Case> {
-    let group = "6 UTF-8";
-    let good = [
-        "κόσμε",
-        "Hello-µ@ßöäüàá-UTF-8!!",
-        "日本語",
-        "\u{80}",
-        "\u{7ff}",
-        "\u{800}",
-        "\u{fffd}",
-        "\u{ffff}",
-        "\u{10000}",
-        "\u{10ffff}",
-        "\u{d7ff}\u{e000}",
-        "\u{fdd0}\u{1fffe}",
-        "🦀🇩🇪",
-    ];
-    let bad: [&[u8]; 27] = [
-        b"\x80",
-        b"\xBF",
-        b"\x80\x80",
-        b"\xC0",
-        b"\xC0\x80",
-        b"\xC0\xAF",
-        b"\xC1\xBF",
-        b"\xE0\x80\x80",
-        b"\xE0\x9F\xBF",
-        b"\xF0\x80\x80\x80",
-        b"\xF0\x8F\xBF\xBF",
-        b"\xF8\x88\x80\x80\x80",
-        b"\xFC\x84\x80\x80\x80\x80",
-        b"\xED\xA0\x80",
-        b"\xED\xAD\xBF",
-        b"\xED\xAE\x80",
-        b"\xED\xBF\xBF",
-        b"\xED\xA0\x80\xED\xB0\x80",
-        b"\xF4\x90\x80\x80",
-        b"\xF5\x80\x80\x80",
-        b"\xFE",
-        b"\xFF",
-        b"\xFE\xFE\xFF\xFF",
-        b"\xC3",
-        b"\xE2\x82",
-        b"\xF0\x9F\xA6",
-        b"\xCE\xBA\xE1\xBD\xB9\xCF\x83\xCE\xBC\xCE\xB5\xED\xA0\x80",
-    ];
-    let mut cases = Vec::new();
-    for note in good {
-        let message = op_with(1, note.as_bytes());
-        cases.push(case(group, note, [text(&message)], &[ONE]));
-        let first = message.len() - 3 - note.len();
-        for cut in first..=first + note.len() {
-            let (front, back) = message.split_at(cut);
-            let name = format!("{note}, cut at {}", cut - first);
-            cases.push(case(group, name, [fragments(TEXT, &[front, back])], &[ONE]));
-        }
-    }
-    for note in bad {
-        let message = op_with(1, note);
-        let send = [text(&message), text(&op(2, 0))];
-        cases.push(case(group, format!("{note:02x?}"), send, &[NOT_UTF8]));
-        let first = message.len() - 3 - note.len();
-        for cut in first..=first + note.len() {
-            let (front, back) = message.split_at(cut);
-            let name = format!("{note:02x?}, cut at {}", cut - first);
-            let send = [fragments(TEXT, &[front, b"", back])];
-            cases.push(case(group, name, send, &[NOT_UTF8]));
-        }
-    }
-    // The rest of the frame, or of the message, never comes.
-    for note in [&b"\x80x"[..], b"\xED\xA0", b"\xF4\x90", b"\xC3\x28"] {
-        let message = op_with(1, note);
-        let begun = &text(&message)[..6 + message.len() - 3];
-        cases.push(case(
-            group,
-            format!("{note:02x?} at once"),
-            [begun.to_vec()],
-            &[NOT_UTF8],
-        ));
-        let begun = [frame(TEXT, &message[..message.len() - 3])];
-        cases.push(case(
-            group,
-            format!("{note:02x?} in a fragment"),
-            begun,
-            &[NOT_UTF8],
-        ));
-    }
-    let ends = [frame(TEXT, b"\xE2\x82"), frame(FIN | CONTINUATION, b"")];
-    cases.push(case(
-        group,
-        "a character that is not finished",
-        ends,
-        &[NOT_UTF8],
-    ));
-    cases
-}
-
-fn closing() -> Vec<Case> {
-    let group = "7 closing";
-    let bye = || close(1000, b"bye");
-    let done = Event::Close(1000);
-    vec![
-        case(group, "a close frame", [bye()], std::slice::from_ref(&done)),
-        case(group, "twice", [bye(), bye()], std::slice::from_ref(&done)),
-        case(
-            group,
-            "a message behind it",
-            [bye(), text(&op(1, 0))],
-            std::slice::from_ref(&done),
-        ),
-        case(
-            group,
-            "a ping behind it",
-            [bye(), ping(b"")],
-            std::slice::from_ref(&done),
-        ),
-        case(
-            group,
-            "half a message before it",
-            [frame(TEXT, b"["), bye()],
-            std::slice::from_ref(&done),
-        ),
-        case(
-            group,
-            "a violation behind it",
-            [bye(), vec![0xFF; 20]],
-            std::slice::from_ref(&done),
-        ),
-        case(
-            group,
-            "a hundred kilobytes before it",
-            [text(&op(1, 100_000)), ping(b"p"), bye()],
-            &[pong(b"p"), ONE, done.clone()],
-        ),
-        case(group, "without a code", [frame(FIN | CLOSE, b"")], &[done]),
-        case(
-            group,
-            "half a code",
-            [frame(FIN | CLOSE, b"\x03")],
-            &[VIOLATION],
-        ),
-        case(
-            group,
-            "reason of 123 bytes",
-            [close(1001, &[b'x'; 123])],
-            &[Event::Close(1001)],
-        ),
-        case(
-            group,
-            "reason of 124 bytes",
-            [close(1001, &[b'x'; 124])],
-            &[VIOLATION],
-        ),
-        case(
-            group,
-            "reason that is not UTF-8",
-            [close(1000, b"\xCE\xBA\xED\xA0\x80")],
-            &[NOT_UTF8],
-        ),
-        case(
-            group,
-            "a violation",
-            [frame(FIN | 3, b""), bye(), text(&op(1, 0))],
-            &[VIOLATION],
-        ),
-    ]
-}
-
-fn close_codes() -> Vec<Case> {
-    let good = (1000..=1003)
-        .chain(1007..=1014)
-        .chain([3000, 3999, 4000, 4008, 4999]);
-    let bad = [
-        0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535,
-    ];
-    let good = good.map(|code| (code, Event::Close(code)));
-    let bad = bad.into_iter().map(|code| (code, VIOLATION));
-    good.chain(bad)
-        .flat_map(|(code, expect)| {
-            let of = |reason: &[u8]| {
-                let name = format!("{code} with {} bytes", reason.len());
-                case(
-                    "7 close codes",
-                    name,
-                    [close(code, reason)],
-                    std::slice::from_ref(&expect),
-                )
-            };
-            [of(b""), of("grüße".as_bytes())]
-        })
-        .collect()
-}
-
 fn limits() -> Vec<Case> {
     let group = "9 limits";
     let whole = op(1, LIMIT);
@@ -568,145 +377,5 @@ fn limits() -> Vec<Case> {
         let send = [[&[FIN | TEXT], length, &[0; 4], b"[]"].concat()];
         cases.push(case(group, name, send, &[VIOLATION]));
     }
-    cases
-}
-
-fn packed(payload: &[u8]) -> Vec<u8> {
-    frame(FIN | RSV1 | TEXT, payload)
-}
-
-fn compression() -> Vec<Case> {
-    let group = "12 compression";
-    let mut cases = Vec::new();
-    for level in [0, 1, 6, 9] {
-        for length in [0, 100, 1_000, 65_536, LIMIT] {
-            let deflated = deflate(level, &op(1, length));
-            let name = format!("level {level}, {length} bytes");
-            cases.push(case(
-                group,
-                name,
-                [packed(&deflated), text(&op(2, 0))],
-                &[ONE, TWO],
-            ));
-            if deflated.len() < 5_000 {
-                let third = deflated.len() / 3;
-                let parts = [&deflated[..third], b"", &deflated[third..]];
-                let send = [
-                    fragments(RSV1 | TEXT, &parts),
-                    packed(&deflate(level, &op(2, 0))),
-                ];
-                let name = format!("level {level}, {length} bytes, fragments");
-                cases.push(case(group, name, send, &[ONE, TWO]));
-            }
-        }
-    }
-    let mut rng = rand::rng();
-    let noise: String = (0..60_000)
-        .map(|_| rng.random_range('\u{80}'..'\u{7ff}'))
-        .collect();
-    let noise = deflate(1, &op_with(1, noise.as_bytes()));
-    cases.push(case(group, "noise", [packed(&noise)], &[ONE]));
-    let bytes = deflate(6, &op_with(1, "κόσμε 🦀".as_bytes()));
-    let each: Vec<&[u8]> = bytes.chunks(1).collect();
-    cases.push(case(
-        group,
-        "a byte in each fragment",
-        [fragments(RSV1 | TEXT, &each)],
-        &[ONE],
-    ));
-    let (front, back) = bytes.split_at(9);
-    let send = [frame(RSV1 | TEXT, front), ping(b"p"), frame(FIN, back)];
-    cases.push(case(
-        group,
-        "a ping between fragments",
-        send,
-        &[pong(b"p"), ONE],
-    ));
-    let two = [deflate(1, &op(1, 0)), b"\0\0\xFF\xFF".to_vec(), vec![0x00]].concat();
-    cases.push(case(group, "an empty block behind", [packed(&two)], &[ONE]));
-    cases.into_iter().map(Case::deflating).collect()
-}
-
-fn bad_compression() -> Vec<Case> {
-    let group = "13 bad compression";
-    let next = || text(&op(2, 0));
-    let whole = deflate(6, &op(1, 200));
-    let bad = |name: &str, payload: &[u8], expect: Event| {
-        case(group, name, [packed(payload), next()], &[expect])
-    };
-    let bomb = deflate(9, &vec![b' '; 100 * LIMIT]);
-    let bomb_in_two = [
-        deflate(9, &vec![b' '; LIMIT]),
-        b"\0\0\xFF\xFF".to_vec(),
-        deflate(9, b" "),
-    ];
-    let no_list = [Event::Said("err".to_owned()), Event::Close(4501)];
-    let mut cases = vec![
-        bad("cut", &whole[..whole.len() - 3], NOT_UTF8),
-        bad("nothing at all", b"", NOT_UTF8),
-        bad("no deflate", b"[{\"op\":\"ping\",\"id\":1}]", NOT_UTF8),
-        bad("0xFF only", &[0xFF; 100], NOT_UTF8),
-        bad(
-            "a reference to the message before",
-            b"\xF2\x00\x11\x00\x00",
-            NOT_UTF8,
-        ),
-        bad(
-            "a wrong length of a stored block",
-            b"\x00\x05\x00\x00\x00Hello\x00",
-            NOT_UTF8,
-        ),
-        bad(
-            "text that is not UTF-8",
-            &deflate(6, &op_with(1, b"\xED\xA0\x80")),
-            NOT_UTF8,
-        ),
-        bad(
-            "a character cut at the end",
-            &deflate(6, b"[\"\xE2\x82"),
-            NOT_UTF8,
-        ),
-        bad("a bomb", &bomb, TOO_BIG),
-        bad("a bomb in two blocks", &bomb_in_two.concat(), TOO_BIG),
-        bad("a byte too long", &deflate(1, &op(1, LIMIT + 1)), TOO_BIG),
-        case(
-            group,
-            "an empty message",
-            [packed(&[0x00]), next()],
-            &no_list,
-        ),
-        case(
-            group,
-            "a binary one",
-            [frame(FIN | RSV1 | BINARY, &whole)],
-            &[Event::Close(1003)],
-        ),
-        case(
-            group,
-            "a compressed fragment in a message that is not",
-            [frame(TEXT, b"["), frame(FIN | RSV1, b"]")],
-            &[VIOLATION],
-        ),
-        case(
-            group,
-            "too long in fragments, before it can be inflated",
-            [
-                frame(RSV1 | TEXT, &vec![0; LIMIT]),
-                frame(0, &vec![0; LIMIT]),
-            ],
-            &[TOO_BIG],
-        ),
-        case(
-            group,
-            "good before bad",
-            [packed(&whole), packed(b"\xFF"), next()],
-            &[ONE, NOT_UTF8],
-        ),
-    ];
-    for case in &mut cases {
-        case.deflate = true;
-    }
-    let not_negotiated = [packed(&whole), next()];
-    cases.push(case(group, "not negotiated", not_negotiated, &[VIOLATION]));
     cases
 }
