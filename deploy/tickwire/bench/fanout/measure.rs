@@ -17,7 +17,7 @@ use super::publisher::{Published, Schedule, publish};
 use super::report::{Load, kib, ratio, thousands_per_second};
 use super::shape::Shape;
 use super::swarm::{Plan, Swarm, Tally};
-use super::usage::{self, Usage};
+use super::usage;
 
 /// Between the decision to publish and the first tick.
 const LEAD: Duration = Duration::from_millis(300);
@@ -25,6 +25,8 @@ const LEAD: Duration = Duration::from_millis(300);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Connections that are opened at once.
 const AT_ONCE: usize = 64;
+/// Processors that strangers may use while figures mean something.
+const QUIET: f64 = 0.1;
 /// The number that no count reaches: it is not known yet.
 const NOT_YET: u64 = u64::MAX;
 
@@ -122,9 +124,9 @@ impl Stand {
         let broker = self.ground.broker()?;
         let pids = [self.server.pid, broker, std::process::id()];
         until(from).await;
-        let before = sample(pids)?;
+        let before = Sample::take(pids)?;
         until(to).await;
-        let after = sample(pids)?;
+        let after = Sample::take(pids)?;
         let (published, expected) = publishing.await??;
         let (swarm, tally) = watching.await??;
         let mut stand = Self { swarm, ..self };
@@ -138,6 +140,12 @@ impl Stand {
             after,
         };
         let load = outcome.load(&stand, rate, span);
+        if load.foreign_cpu > QUIET {
+            warn!(
+                foreign_cpu = load.foreign_cpu,
+                "the machine has other things to do"
+            );
+        }
         if !load.is_whole() {
             warn!(closes = ?load.closes, said = stand.server.said(), "not everything arrived");
         }
@@ -216,34 +224,41 @@ pub(super) fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Server, broker, and ourselves: the load.
-fn sample(pids: [u32; 3]) -> Result<[Usage; 3]> {
-    let [server, broker, load] = pids;
-    Ok([
-        usage::of(server).context("the server is gone")?,
-        usage::of(broker).context("the broker is gone")?,
-        usage::of(load)?,
-    ])
+/// What everybody has used: the server, the broker, ourselves, and the whole machine.
+struct Sample([Duration; 4]);
+
+impl Sample {
+    fn take([server, broker, client]: [u32; 3]) -> Result<Self> {
+        Ok(Self([
+            usage::of(server).context("the server is gone")?.cpu,
+            usage::of(broker).context("the broker is gone")?.cpu,
+            usage::of(client)?.cpu,
+            usage::of_all()?,
+        ]))
+    }
+
+    fn since(&self, before: &Self) -> [Duration; 4] {
+        let mut used = self.0;
+        for (used, before) in used.iter_mut().zip(before.0) {
+            *used = used.saturating_sub(before);
+        }
+        used
+    }
 }
 
 struct Outcome {
     published: Published,
     expected: u64,
     tally: Tally,
-    before: [Usage; 3],
-    after: [Usage; 3],
+    before: Sample,
+    after: Sample,
 }
 
 impl Outcome {
     fn load(self, stand: &Stand, rate: u32, span: Span) -> Load {
         let tally = self.tally;
-        let mut used = self
-            .after
-            .iter()
-            .zip(&self.before)
-            .map(|(after, before)| after.cpu.saturating_sub(before.cpu));
-        let mut next = || used.next().unwrap_or_default();
-        let (server, broker, load) = (next(), next(), next());
+        let [server, broker, client, all] = self.after.since(&self.before);
+        let foreign = all.saturating_sub(server + broker + client);
         let share = |cpu: Duration| cpu.as_secs_f64() / span.counted.as_secs_f64();
         let at = |share: f64| {
             let micros = tally.latency.value_at_quantile(share);
@@ -264,7 +279,8 @@ impl Outcome {
             kilo_per_cpu_second: thousands_per_second(tally.in_window, server),
             server_cpu: share(server),
             broker_cpu: share(broker),
-            client_cpu: share(load),
+            client_cpu: share(client),
+            foreign_cpu: share(foreign),
             p50_ms: at(0.5),
             p99_ms: at(0.99),
             max_ms: at(1.0),

@@ -30,6 +30,8 @@ pub(super) struct Load {
     pub(super) broker_cpu: f64,
     /// The clients' and the publisher's.
     pub(super) client_cpu: f64,
+    /// By whoever else is on this machine, or on its host: near 0, or nothing here means much.
+    pub(super) foreign_cpu: f64,
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,

@@ -71,9 +71,9 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// The head of a table of loads.
-const LOADS: [&str; 14] = [
-    "load", "server", "clients", "ticks/s", "k/s", "k/cpu-s", "cpu", "others", "p50 ms", "p99 ms",
-    "max ms", "B/tick", "KiB idle", "whole",
+const LOADS: [&str; 15] = [
+    "load", "server", "clients", "ticks/s", "k/s", "k/cpu-s", "cpu", "others", "foreign", "p50 ms",
+    "p99 ms", "max ms", "B/tick", "KiB idle", "whole",
 ];
 
 /// A row of a table of loads.
@@ -93,6 +93,7 @@ fn row(name: &str, load: &Load) -> Vec<String> {
         format!("{:.1}", load.kilo_per_cpu_second),
         format!("{:.2}", load.server_cpu),
         format!("{:.2}", load.broker_cpu + load.client_cpu),
+        format!("{:.2}", load.foreign_cpu),
         format!("{:.2}", load.p50_ms),
         format!("{:.2}", load.p99_ms),
         format!("{:.1}", load.max_ms),

@@ -26,12 +26,35 @@ pub(super) fn of(pid: u32) -> Result<Usage> {
     };
     let ticks = cpu_ticks(&read("stat")?).context("/proc/<pid>/stat cannot be read")?;
     let pages = resident_pages(&read("statm")?).context("/proc/<pid>/statm cannot be read")?;
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
     let page = u64::try_from(rustix::param::page_size())?;
     Ok(Usage {
-        cpu: Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)),
+        cpu: time(ticks),
         resident: pages.saturating_mul(page),
     })
+}
+
+/// How long all processors together have worked, or were taken away by the host.
+///
+/// # Errors
+///
+/// The system does not say.
+pub(super) fn of_all() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
+    let ticks = busy_ticks(&stat).context("/proc/stat cannot be read")?;
+    Ok(time(ticks))
+}
+
+fn time(ticks: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second))
+}
+
+/// User, nice, system, interrupts of both sorts, stolen; not idle, nor waiting for disks.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let all = stat.lines().next()?.strip_prefix("cpu ")?;
+    let times = all.split_whitespace().take(8).enumerate();
+    let busy = times.filter(|(at, _)| *at != 3 && *at != 4);
+    busy.map(|(_, ticks)| ticks.parse::<u64>().ok()).sum()
 }
 
 /// User and system time; the name before them may hold anything, so it is skipped from its end.
@@ -48,7 +71,7 @@ fn resident_pages(statm: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cpu_ticks, of, resident_pages};
+    use super::{busy_ticks, cpu_ticks, of, of_all, resident_pages};
 
     #[test]
     fn times_are_found_behind_any_name() {
@@ -56,6 +79,14 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(42));
         assert_eq!(cpu_ticks("42 (a) S 1"), None);
         assert_eq!(resident_pages("500 120 30 1 0 50 0"), Some(120));
+    }
+
+    #[test]
+    fn idle_time_is_no_work() {
+        let stat = "cpu  1 20 300 4000 50000 600000 7000000 80000000 9 9\ncpu0 1 2 3\n";
+        assert_eq!(busy_ticks(stat), Some(87_600_321));
+        assert_eq!(busy_ticks("intr 1 2"), None);
+        assert!(of_all().is_ok());
     }
 
     #[test]
