@@ -14,6 +14,7 @@ mod client;
 mod cluster;
 mod console;
 mod delivery;
+mod digest;
 mod disk;
 mod fleet;
 mod kills;
