@@ -13,6 +13,10 @@ export function covers(pattern, topic) {
   return wanted.length === tokens.length;
 }
 
+// The most topics of patterns whose own positions are sent with a resumption: a message to a server
+// is bounded, and without them the same comes once more and is dropped.
+const MAX_POSITIONS = 1000;
+
 const isPattern = (text) => text.includes('*') || text.includes('>');
 
 /** The sequence of a cursor, `seq.tag`. */
@@ -68,13 +72,18 @@ export class Continuity {
     this.resubscribed();
   }
 
-  /** The `from` of a subscription that goes on here: of these topics, or of all. */
+  /**
+   * The `from` of a subscription that goes on here: of these topics, or of all. Where patterns cover
+   * very many topics, they go on together from where all of them are.
+   */
   resume(topics = undefined) {
     const from = {};
     this.#streams.forEach((stream, index) => {
       const s = {};
-      for (const [text, topic] of this.#topics) {
-        if (topic.stream === index && (topics === undefined || topics.includes(text))) s[text] = topic.pos;
+      const own = [...this.#topics].filter(([, topic]) => topic.stream === index);
+      const tooMany = own.filter(([, topic]) => !topic.named).length > MAX_POSITIONS;
+      for (const [text, topic] of own) {
+        if (topics === undefined ? topic.named || !tooMany : topics.includes(text)) s[text] = topic.pos;
       }
       const c = topics === undefined ? stream.cursor : undefined;
       // Topics of a pattern that have sent nothing yet go on where it began.

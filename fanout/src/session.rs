@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use schemas::id::Kind;
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::topic::Pattern;
@@ -100,13 +101,13 @@ pub(crate) struct Session {
     exact: HashMap<Box<str>, Conflate>,
     /// Patterns by their text.
     patterns: HashMap<Box<str>, (Pattern, Conflate)>,
-    topics: HashMap<TopicId, Held>,
+    topics: FxHashMap<TopicId, Held>,
     pulls: VecDeque<TopicId>,
-    repairs: HashMap<TopicId, Repair>,
+    repairs: FxHashMap<TopicId, Repair>,
     next_ticket: u64,
-    slots: HashMap<TopicId, Slot>,
+    slots: FxHashMap<TopicId, Slot>,
     /// Pending quotes by instrument: they leave before its next trade.
-    quotes: HashMap<u32, TopicId>,
+    quotes: FxHashMap<u32, TopicId>,
     outbox: Outbox,
     resumed: usize,
     cursor: StreamSeq,
@@ -137,12 +138,12 @@ impl Session {
             metrics,
             exact: HashMap::new(),
             patterns: HashMap::new(),
-            topics: HashMap::new(),
+            topics: FxHashMap::default(),
             pulls: VecDeque::new(),
-            repairs: HashMap::new(),
+            repairs: FxHashMap::default(),
             next_ticket: 0,
-            slots: HashMap::new(),
-            quotes: HashMap::new(),
+            slots: FxHashMap::default(),
+            quotes: FxHashMap::default(),
             outbox: Outbox::default(),
             resumed: 0,
             cursor: StreamSeq::ZERO,

@@ -3,13 +3,13 @@
 mod due;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use governor::Quota;
+use rustc_hash::FxHashMap;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
 use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
@@ -100,7 +100,7 @@ pub(crate) struct Shared {
 pub(crate) struct Shard {
     pub(crate) shared: Shared,
     pub(crate) index: RefCell<Index>,
-    pub(crate) connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
+    pub(crate) connections: RefCell<FxHashMap<ConnId, Rc<Connection>>>,
     /// Connections that have live messages to write, the longest waiting first.
     due: RefCell<Due>,
     pace: Pace,

@@ -12,6 +12,10 @@ use crate::position::{Cursor, Epoch, StreamSeq};
 use crate::topic::Pattern;
 use crate::ws::{From, ServerMessage, StreamInfo};
 
+/// The most topics of patterns whose own positions are sent with a resumption: a message to a server
+/// is bounded, and without them the same comes once more and is dropped.
+const MAX_POSITIONS: usize = 1_000;
+
 /// What a message means to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -166,15 +170,23 @@ impl Continuity {
         self.resubscribed(None);
     }
 
-    /// The `from` of a subscription that goes on here: of these topics, or of all if `None`.
+    /// The `from` of a subscription that goes on here: of these topics, or of all if `None`. Where
+    /// patterns cover very many topics, they go on together from where all of them are.
     pub fn resume(&self, topics: Option<&BTreeSet<String>>) -> BTreeMap<String, From> {
         let mut from = BTreeMap::new();
         for (index, stream) in self.streams.iter().enumerate() {
-            let wanted = |text: &String| topics.is_none_or(|topics| topics.contains(text));
+            let of_patterns = self
+                .topics
+                .values()
+                .filter(|topic| topic.stream == index && !topic.named);
+            let too_many = of_patterns.count() > MAX_POSITIONS;
+            let wanted = |text: &String, topic: &Topic| {
+                topics.map_or(topic.named || !too_many, |topics| topics.contains(text))
+            };
             let own = self
                 .topics
                 .iter()
-                .filter(|(text, topic)| topic.stream == index && wanted(text));
+                .filter(|(text, topic)| topic.stream == index && wanted(text, topic));
             let mut s: BTreeMap<String, StreamSeq> =
                 own.map(|(text, topic)| (text.clone(), topic.pos)).collect();
             let c = stream.cursor.filter(|_| topics.is_none());

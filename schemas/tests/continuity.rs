@@ -8,7 +8,7 @@ use schemas::continuity::{Continuity, Verdict};
 use schemas::position::StreamSeq;
 use schemas::ws::{From, ServerMessage};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Deserialize)]
 struct Trace {
@@ -73,4 +73,48 @@ fn the_golden_traces_hold() {
             assert!(outcome.is_ok(), "{context}");
         }
     }
+}
+
+/// Whoever holds a whole market comes back with a message that a server accepts, and misses nothing.
+#[test]
+fn a_resumption_stays_small_however_many_topics_there_are() {
+    let mut continuity = Continuity::new();
+    let take = |continuity: &mut Continuity, message: Value| {
+        let message: ServerMessage<Value> = serde_json::from_value(message).unwrap();
+        continuity.take(&message)
+    };
+    let welcome = json!({"t": "welcome", "conn": "1", "node": "n", "hb": 15,
+        "streams": [{"name": "T", "e": "5-0"}],
+        "limits": {"topics": 1024, "patterns": 16, "message_bytes": 131_072}});
+    take(&mut continuity, welcome.clone());
+    continuity.subscribing(1, BTreeMap::new());
+    let held = |c: &str| json!({"c": c, "pos": {"T": 100}});
+    let ack = |id: u64| {
+        let ok = [held("trade.x.*"), held("quote.x.Q")];
+        json!({"t": "ack", "id": id, "ok": ok})
+    };
+    take(&mut continuity, ack(1));
+    let tick =
+        |s: u64, p: u64| json!({"t": "d", "c": format!("trade.x.S{s}"), "s": s, "p": p, "d": {}});
+    for s in 101..10_101 {
+        assert_eq!(take(&mut continuity, tick(s, 100)), Verdict::Deliver);
+    }
+    // Before the first cursor the pattern goes on where it began, after it from there.
+    let text = |continuity: &Continuity| serde_json::to_string(&continuity.resume(None)).unwrap();
+    let expected = r#"{"T":{"e":"5-0","s":{"quote.x.Q":100,"trade.x.*":100}}}"#;
+    assert_eq!(text(&continuity), expected);
+    let heartbeat = json!({"t": "hb", "now": "1", "cur": {"T": "10000.00000001"}, "feeds": {}});
+    take(&mut continuity, heartbeat);
+    let expected = r#"{"T":{"e":"5-0","c":"10000.00000001","s":{"quote.x.Q":10000}}}"#;
+    assert_eq!(text(&continuity), expected);
+    // What comes once more is dropped, and the next one follows it.
+    let wanted = ["trade.x.*", "quote.x.Q"].map(str::to_owned).into();
+    continuity.reconnecting(&wanted);
+    take(&mut continuity, welcome);
+    continuity.subscribing(2, continuity.resume(None));
+    take(&mut continuity, ack(2));
+    let again = json!({"t": "d", "c": "trade.x.S10100", "s": 10_100, "p": 10_000, "d": {}});
+    assert_eq!(take(&mut continuity, again), Verdict::Drop);
+    let next = json!({"t": "d", "c": "trade.x.S10100", "s": 10_101, "p": 10_100, "d": {}});
+    assert_eq!(take(&mut continuity, next), Verdict::Deliver);
 }

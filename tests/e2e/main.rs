@@ -16,6 +16,7 @@ mod cluster;
 mod conformance;
 mod console;
 mod delivery;
+mod digest;
 mod disk;
 mod fleet;
 mod interop;

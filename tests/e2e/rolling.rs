@@ -197,14 +197,10 @@ async fn roll_all(fleet: &mut Fleet, seed: u64) -> Result<()> {
     let history = History::read(&broker).await?;
     goal.send_replace(Some(history.last()));
     let mut findings = Findings::default();
-    let mut closed: BTreeMap<u16, u32> = BTreeMap::new();
     let (mut warned, mut refused) = (0, 0);
     while let Some(record) = timeout(PATIENCE, clients.join_next()).await? {
         let record = record??;
         history.judge(&record, &mut findings)?;
-        for (code, times) in record.closed {
-            *closed.entry(code).or_default() += times;
-        }
         warned += record.warned;
         refused += record.refused;
     }
@@ -213,6 +209,7 @@ async fn roll_all(fleet: &mut Fleet, seed: u64) -> Result<()> {
          found {findings}"
     ));
     ensure!(findings.is_clean(), "{findings}");
+    let closed = &findings.closed;
     let codes: Vec<u16> = closed.keys().copied().collect();
     ensure!(
         codes == [CloseCode::Restart.code()],
