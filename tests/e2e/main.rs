@@ -21,5 +21,6 @@ mod kills;
 mod movement;
 mod nomad;
 mod process;
+mod resume;
 mod rolling;
 mod world;
