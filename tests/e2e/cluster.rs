@@ -46,7 +46,7 @@ async fn kill_leaders(fleet: &mut Fleet, rng: &mut StdRng, until: Instant) -> Re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wandering_clients_miss_nothing_while_the_streams_leader_is_killed() -> Result<()> {
     let seed = seed("cluster")?;
-    let findings = journey(3, seed, kill_leaders).await?;
+    let findings = journey(3, seed, &[], kill_leaders).await?;
     assert!(findings.is_clean(), "seed {seed}: {findings}");
     Ok(())
 }

@@ -172,6 +172,7 @@ fn topic(kind: &str, symbol: &str) -> String {
 pub(crate) async fn journey(
     brokers: usize,
     seed: u64,
+    fanout: &[&'static str],
     chaos: impl AsyncFnOnce(&mut Fleet, &mut StdRng, Instant) -> Result<String>,
 ) -> Result<Findings> {
     let scale = Scale::here();
@@ -180,7 +181,7 @@ pub(crate) async fn journey(
         fanouts: 3,
         feeds: scale.feeds(seed),
         provision: Vec::new(),
-        fanout: PATIENT.to_vec(),
+        fanout: PATIENT.iter().chain(fanout).copied().collect(),
     })
     .await?;
     let outcome = travel(&mut fleet, (scale, seed), chaos).await;
@@ -244,7 +245,11 @@ async fn travel(
 }
 
 /// Kills replicas and the broker in turn, at random times.
-async fn kill_all(fleet: &mut Fleet, rng: &mut StdRng, until: Instant) -> Result<String> {
+pub(crate) async fn kill_all(
+    fleet: &mut Fleet,
+    rng: &mut StdRng,
+    until: Instant,
+) -> Result<String> {
     let (mut fanouts, mut brokers) = (0, 0);
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.random_range(1_000..4_000))).await;
@@ -272,7 +277,7 @@ async fn kill_all(fleet: &mut Fleet, rng: &mut StdRng, until: Instant) -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wandering_clients_miss_nothing_while_replicas_and_the_broker_are_killed() -> Result<()> {
     let seed = seed("movement")?;
-    let findings = journey(1, seed, kill_all).await?;
+    let findings = journey(1, seed, &[], kill_all).await?;
     assert!(findings.is_clean(), "seed {seed}: {findings}");
     Ok(())
 }

@@ -169,6 +169,32 @@ impl Nomad {
         Ok(self.record)
     }
 
+    /// Stays with one replica until everything up to `goal` has arrived.
+    pub(crate) async fn visit(&mut self, url: &str, goal: StreamSeq) -> Result<()> {
+        let (_replicas, replicas) = watch::channel([url.to_owned()].into());
+        let (_goal, goal) = watch::channel(Some(goal));
+        let mut road = Road {
+            replicas,
+            goal,
+            stay: 0..0,
+            away: 0..1,
+        };
+        let until = Instant::now() + PATIENCE;
+        while !self.has_arrived(&road) {
+            if Instant::now() > until {
+                bail!("the cursor stays at {}", self.cursor);
+            }
+            self.visit_one(&mut road).await?;
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// What it was told so far.
+    pub(crate) const fn record(&self) -> &Record {
+        &self.record
+    }
+
     fn has_arrived(&self, road: &Road) -> bool {
         road.goal.borrow().is_some_and(|goal| self.cursor >= goal)
     }
