@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::cores::Cores;
+use super::ticks;
 use super::usage::{self, Usage};
 use crate::broker::binary::Binary;
 use crate::broker::config::{self, Logins};
@@ -77,7 +78,7 @@ impl Ground {
         let dir = TempDir::new().context("there is no room for a broker's data")?;
         let logins = Logins::random(broker::free_port()?);
         let spec = StreamSpec {
-            name: "TICKS".to_owned(),
+            name: ticks::STREAM.to_owned(),
             max_age_secs: 3_600,
             max_bytes: 2 << 30,
             replicas: 1,

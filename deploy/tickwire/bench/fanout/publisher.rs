@@ -1,20 +1,23 @@
 //! Publishes at appointed times, whatever happened before: a late tick counts as late.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use async_nats::{Client, Subject};
 use schemas::time::{Clock, SystemClock, UnixNanos};
 use tokio::runtime::Handle;
 
-use super::ticks::{self, Maker};
+use super::ticks::{self, Maker, STREAM};
 use super::zipf::Zipf;
 
 /// The shortest pause: at high rates several ticks leave together, so that pauses do not eat the
 /// processor that everybody else needs.
 const LEAST_PAUSE: Duration = Duration::from_micros(300);
 const SECOND: u128 = 1_000_000_000;
+/// How long the broker may take to store what it was given, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// When ticks are to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +55,11 @@ pub(super) struct Published {
     pub(super) behind: Duration,
 }
 
-/// Publishes a schedule; blocks until the broker has it all.
+/// Publishes a schedule; blocks until the broker has stored it all.
 ///
 /// # Errors
 ///
-/// The broker is gone.
+/// The broker is gone, or did not store all of it.
 pub(super) fn publish(
     client: &Client,
     runtime: &Handle,
@@ -69,6 +72,7 @@ pub(super) fn publish(
         by_topic: vec![0; topics],
         behind: Duration::ZERO,
     };
+    let before = runtime.block_on(last_stored(client))?;
     for number in 0..schedule.count {
         let due = schedule.due(number);
         let wait = due.since(SystemClock.now());
@@ -85,7 +89,26 @@ pub(super) fn publish(
         }
     }
     runtime.block_on(client.flush())?;
-    Ok(published)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Nobody else writes this stream, and nothing tells a publisher of what is not stored.
+        let stored = runtime
+            .block_on(last_stored(client))?
+            .saturating_sub(before);
+        if stored >= schedule.count {
+            return Ok(published);
+        }
+        if Instant::now() > deadline {
+            let count = schedule.count;
+            bail!("the broker stored {stored} of {count} ticks: its log says why");
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+async fn last_stored(client: &Client) -> Result<u64> {
+    let state = bus::stream::state(client, STREAM).await?;
+    Ok(state.last_seq.get())
 }
 
 #[cfg(test)]

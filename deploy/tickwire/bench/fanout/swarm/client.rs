@@ -18,8 +18,6 @@ use crate::bench::fanout::ticks;
 const ABNORMAL: u16 = 1006;
 /// Room that a read must have at least.
 const LEAST_ROOM: usize = 64 * 1024;
-/// The stream that positions are of.
-const STREAM: &str = "TICKS";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -227,7 +225,7 @@ fn subscription(number: usize, held: &[usize], ledger: &Ledger) -> Value {
         && !positions.is_empty()
         && let Some(fields) = op.as_object_mut()
     {
-        let from = json!({ STREAM: { "e": epoch, "s": positions } });
+        let from = json!({ ticks::STREAM: { "e": epoch, "s": positions } });
         fields.insert("from".to_owned(), from);
     }
     op
