@@ -8,6 +8,7 @@ mod writing;
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
@@ -20,7 +21,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use crate::frame::{Decoder, Incoming, Opcode, Violation, push_header};
-use crate::governor::{Allowance, Verdict, id_of, millis_up};
+use crate::governor::{Allowance, Guest, Verdict, id_of, millis_up};
 use crate::index::ConnId;
 use crate::session::{HEARTBEAT, Reply, Session, refusal};
 use crate::shard::Shard;
@@ -106,6 +107,7 @@ pub(crate) async fn run(
     connection: Rc<Connection>,
     early: Vec<u8>,
     first: Option<Subscribe>,
+    _guest: Arc<Guest>,
 ) {
     let metrics = shard.shared.metrics.clone();
     metrics.connections.inc();
@@ -113,14 +115,9 @@ pub(crate) async fn run(
     if let Some(first) = first {
         begin(&shard, &connection, first);
     }
-    let reading = async {
-        match connection.wire {
-            Wire::WebSocket => read_all(&shard, &connection, early).await,
-            Wire::Events(_) => sse::listen(&shard, &connection).await,
-        }
-    };
+    // Named futures would be kept twice.
     let ended = tokio::select! {
-        ended = reading => ended,
+        ended = read_all(&shard, &connection, early) => ended,
         ended = write_all(&shard, &connection) => ended,
         never = ask_all(&shard, &connection) => match never {},
     };
@@ -188,6 +185,9 @@ fn leave(shard: &Shard, connection: &Connection) {
 }
 
 async fn read_all(shard: &Shard, connection: &Connection, early: Vec<u8>) -> Ended {
+    if matches!(connection.wire, Wire::Events(_)) {
+        return sse::listen(shard, connection).await;
+    }
     let limit = connection.session.borrow().limits().message_bytes;
     let mut decoder = Decoder::new(limit, connection.deflate);
     decoder.feed(&early);

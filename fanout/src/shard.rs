@@ -257,11 +257,8 @@ impl Shard {
         self.connections
             .borrow_mut()
             .insert(id, Rc::clone(&connection));
-        let serving = connection::run(Rc::clone(self), connection, early, first);
-        tasks.spawn_local(async move {
-            serving.await;
-            drop(guest);
-        });
+        let shard = Rc::clone(self);
+        tasks.spawn_local(connection::run(shard, connection, early, first, guest));
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use schemas::ws::CloseCode;
 use tokio::time::sleep;
 use tracing::debug;
@@ -30,7 +30,8 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
             let Some(ask) = connection.session.borrow_mut().ask() else {
                 break;
             };
-            asked.push(answer(shard, connection, ask));
+            // In a box of its own: it is large, and an idle connection has none.
+            asked.push(answer(shard, connection, ask).boxed_local());
         }
         tokio::select! {
             () = connection.hungry.notified() => {}
