@@ -52,8 +52,9 @@ use checks::{
 use lent::Lent;
 pub(crate) use query::Offer;
 
-/// The kernel's own buffer per socket: what a slow client may hold beyond its session's bound.
-const SEND_BUFFER: usize = 128 * 1024;
+/// The kernel's own buffer per socket, which it doubles: what a slow client may hold beyond its
+/// session's bound.
+const SEND_BUFFER: usize = 64 * 1024;
 /// The longest request head.
 const MAX_HEAD: usize = 16 * 1024;
 /// How often the governor forgets who was quiet.

@@ -21,6 +21,8 @@ use crate::sse;
 
 /// How long the last bytes, the close frame and the client's answer to it may take.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// The same for a client that does not read: most that is left for it will never arrive.
+const SLOW_FAREWELL: Duration = Duration::from_secs(1);
 /// How long a client may take to end a connection that is closed: if we went first while something
 /// of it is unread, the kernel would take back what it has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
@@ -102,7 +104,9 @@ pub(super) async fn farewell(shard: &Shard, connection: &Connection) -> Ended {
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
     // Whoever has to leave through no fault of his own gets all that waits for him.
     let flushes = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
-    let parting = timeout(FAREWELL, async {
+    let is_slow = code == CloseCode::Slow.code();
+    let patience = if is_slow { SLOW_FAREWELL } else { FAREWELL };
+    let parting = timeout(patience, async {
         put(connection, &bytes).await?;
         while flushes && connection.session.borrow().has_unsent() {
             let start = put_together(shard, connection, &mut bytes, Instant::now());
