@@ -345,6 +345,7 @@ pub(super) struct World {
     now: Instant,
     metrics: Metrics,
     next_conn: u64,
+    checked: u64,
     trace: Trace,
 }
 
@@ -366,8 +367,14 @@ impl World {
             now: Instant::now(),
             metrics: Metrics::new(&mut Registry::default()),
             next_conn: 0,
+            checked: 0,
             trace: trace.clone(),
         }
+    }
+
+    /// How many messages clients have checked.
+    pub(super) const fn checked(&self) -> u64 {
+        self.checked
     }
 
     pub(super) fn step(&mut self) {
@@ -646,6 +653,7 @@ impl World {
                 text.chars().take(160).collect()
             });
             self.clients[client].0.take(message, &self.truth);
+            self.checked += 1;
         }
         count
     }
