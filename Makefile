@@ -7,9 +7,10 @@ WS ?= 127.0.0.1:8081
 OPS ?= 127.0.0.1:9100
 
 PYTHON ?= python3
+SEEDS ?= 0..1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench
+.PHONY: help setup run test check bench simulate
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +25,10 @@ test: setup ## Run every test against a real broker; the whole system in a relea
 
 bench: setup ## Measure latency at 5,000 ticks/s and the highest rate received whole
 	cargo run --locked --release --bin tickwire -- bench --ramp
+
+simulate: ## Run random histories of readers, sessions and clients: SEEDS=from..to, or SEED=n to replay one
+	TICKWIRE_SEEDS="$(or $(SEED),$(SEEDS))" cargo test --locked --release -p fanout --lib \
+	  random_histories_leave_no_hole -- --nocapture
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

@@ -113,6 +113,7 @@ fn welcome(shard: &Shard, connection: &Connection) {
     let known = shard.shared.store.read();
     let mut session = connection.session.borrow_mut();
     let limits = *session.limits();
+    session.joins(known.epoch);
     let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     let streams = known.epoch.map(|e| StreamInfo {
         name: shard.shared.store.stream.clone(),

@@ -11,6 +11,7 @@ mod outbox;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,16 +98,16 @@ pub(crate) struct Session {
     limits: Limits,
     metrics: Metrics,
     /// Topics that were subscribed by name.
-    exact: HashMap<Box<str>, Conflate>,
+    exact: Map<Box<str>, Conflate>,
     /// Patterns by their text.
-    patterns: HashMap<Box<str>, (Pattern, Conflate)>,
-    topics: HashMap<TopicId, Held>,
+    patterns: Map<Box<str>, (Pattern, Conflate)>,
+    topics: Map<TopicId, Held>,
     pulls: VecDeque<TopicId>,
-    repairs: HashMap<TopicId, Repair>,
+    repairs: Map<TopicId, Repair>,
     next_ticket: u64,
-    slots: HashMap<TopicId, Slot>,
+    slots: Map<TopicId, Slot>,
     /// Pending quotes by instrument: they leave before its next trade.
-    quotes: HashMap<u32, TopicId>,
+    quotes: Map<u32, TopicId>,
     outbox: Outbox,
     resumed: usize,
     cursor: StreamSeq,
@@ -116,7 +117,19 @@ pub(crate) struct Session {
     uncovered: bool,
     /// Everything up to here was dispatched by this shard.
     applied: StreamSeq,
+    /// The store has another history than this shard was told of: nothing is told from it before
+    /// [`Session::reset`].
+    rewinding: bool,
+    epoch: Option<Epoch>,
+    /// What retention removed, to be declared for topics that had no message yet: once nobody waits
+    /// for anything older, one word for all topics of a string will do.
+    owed: Option<(StreamSeq, StreamSeq)>,
+    /// When the socket last had room.
+    filled_at: Instant,
 }
+
+/// In the same order in every run: a history that went wrong in a simulation can be replayed.
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 impl Session {
     pub(crate) fn new(
@@ -132,14 +145,14 @@ impl Session {
             encoding,
             limits,
             metrics,
-            exact: HashMap::new(),
-            patterns: HashMap::new(),
-            topics: HashMap::new(),
+            exact: Map::default(),
+            patterns: Map::default(),
+            topics: Map::default(),
             pulls: VecDeque::new(),
-            repairs: HashMap::new(),
+            repairs: Map::default(),
             next_ticket: 0,
-            slots: HashMap::new(),
-            quotes: HashMap::new(),
+            slots: Map::default(),
+            quotes: Map::default(),
             outbox: Outbox::default(),
             resumed: 0,
             cursor: StreamSeq::ZERO,
@@ -147,6 +160,10 @@ impl Session {
             heartbeat_due: false,
             uncovered: false,
             applied,
+            rewinding: false,
+            epoch: None,
+            owed: None,
+            filled_at: now,
         }
     }
 
@@ -178,6 +195,16 @@ impl Session {
     /// Whether answers have piled up: whoever asks must also read.
     pub(crate) const fn is_drowning(&self) -> bool {
         self.outbox.control_bytes() > self.limits.unsent_bytes
+    }
+
+    /// Notes which history the client was welcomed to.
+    pub(crate) const fn joins(&mut self, epoch: Option<Epoch>) {
+        self.epoch = epoch;
+    }
+
+    /// Whether the store has the history that this session is in.
+    fn is_of(&self, known: &Known) -> bool {
+        self.epoch.is_none() || known.epoch == self.epoch
     }
 
     /// Notes that this shard has dispatched everything up to `head`.
@@ -303,6 +330,7 @@ impl Session {
         self.quotes.clear();
         self.pulls.clear();
         self.repairs.clear();
+        self.owed = None;
         self.say(&ServerMessage::Reset {
             st: Some(store.stream.clone()),
             c: None,
@@ -340,7 +368,13 @@ impl Session {
         known: &Known,
         store: &Store,
         (from, to): (StreamSeq, StreamSeq),
+        now: Instant,
     ) {
+        // What is pending comes before what is missing. Whoever is beyond his bound by this is
+        // closed at the next message.
+        for topic in self.slots.keys().copied().collect::<Vec<_>>() {
+            let _later = self.release(topic, now);
+        }
         if self.pulls.is_empty() {
             // Nobody waits for anything older: one word for all topics of a string.
             let held: Vec<String> = self.held_strings().map(str::to_owned).collect();
@@ -351,6 +385,9 @@ impl Session {
             for held in self.topics.values_mut() {
                 held.floor = held.floor.max(to);
             }
+        } else {
+            let since = self.owed.map_or(from.prev(), |(since, _)| since);
+            self.owed = Some((since, to));
         }
         let live: Vec<TopicId> = self
             .topics
@@ -374,6 +411,7 @@ impl Session {
     /// The history was rewound: nothing that was sent counts any more.
     pub(crate) fn reset(&mut self, known: &Known, store: &Store, epoch: Epoch) {
         self.applied = StreamSeq::ZERO;
+        (self.epoch, self.rewinding) = (Some(epoch), false);
         self.void_all(known, store, epoch);
     }
 }

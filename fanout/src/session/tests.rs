@@ -1,7 +1,10 @@
 //! Sessions against a client that keeps the continuity rule, over random histories.
 
 mod client;
+mod reading;
+mod replica;
 mod rules;
+mod truth;
 mod world;
 
 use std::cell::RefCell;
@@ -20,36 +23,45 @@ const SEEDS: &str = "TICKWIRE_SEEDS";
 const USUAL: Range<u64> = 0..300;
 const STEPS: u32 = 120;
 
-/// What the last client did and got, for the report of a failure.
-type Trace = Rc<RefCell<VecDeque<String>>>;
+/// What clients did and got last: told if a history went wrong, which is then run once more.
+#[derive(Default)]
+struct Trace {
+    is_kept: bool,
+    lines: RefCell<VecDeque<String>>,
+}
 
 const TRACE: usize = 100;
 
-fn note(trace: &Trace, line: impl FnOnce() -> String) {
-    let mut trace = trace.borrow_mut();
-    if trace.len() == TRACE {
-        trace.pop_front();
+impl Trace {
+    fn note(&self, line: impl FnOnce() -> String) {
+        if !self.is_kept {
+            return;
+        }
+        let mut lines = self.lines.borrow_mut();
+        if lines.len() == TRACE {
+            lines.pop_front();
+        }
+        lines.push_back(line());
     }
-    trace.push_back(line());
 }
 
-/// Runs one random history; how many messages its clients checked, or what happened last.
-fn run(seed: u64) -> Result<u64, String> {
-    let trace = Trace::default();
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, &trace);
+/// Runs one random history; how many messages its clients checked. `None` if it went wrong.
+fn run(seed: u64, trace: &Rc<Trace>) -> Option<u64> {
+    let history = || {
+        let mut world = World::new(seed, trace);
         for _ in 0..STEPS {
             world.step();
         }
         world.settle();
         world.checked()
-    }));
-    outcome.map_err(|_| {
-        let lines: Vec<_> = trace.borrow().iter().cloned().collect();
-        lines.join("\n")
-    })
+    };
+    catch_unwind(AssertUnwindSafe(history)).ok()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which histories to run is no setting of a service"
+)]
 fn seeds() -> Range<u64> {
     let Ok(named) = std::env::var(SEEDS) else {
         return USUAL;
@@ -73,11 +85,11 @@ fn random_histories_leave_no_hole() {
             if seed >= seeds.end {
                 return;
             }
-            match run(seed) {
-                Ok(count) => {
+            match run(seed, &Rc::default()) {
+                Some(count) => {
                     checked.fetch_add(count, Ordering::Relaxed);
                 }
-                Err(trace) => failed.lock().unwrap().push((seed, trace)),
+                None => failed.lock().unwrap().push(seed),
             }
         }
     };
@@ -94,8 +106,16 @@ fn random_histories_leave_no_hole() {
         checked.into_inner(),
         failed.len()
     );
-    if let Some((seed, trace)) = failed.first() {
-        let all: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
-        panic!("seeds {all:?}; {SEEDS}={seed} is:\n{trace}");
+    if let Some(seed) = failed.first() {
+        let trace = Rc::new(Trace {
+            is_kept: true,
+            ..Trace::default()
+        });
+        let again = run(*seed, &trace);
+        let lines: Vec<_> = trace.lines.take().into();
+        panic!(
+            "{failed:?} failed; {seed}, again {again:?}:\n{}",
+            lines.join("\n")
+        );
     }
 }
