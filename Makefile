@@ -9,8 +9,10 @@ OPS ?= 127.0.0.1:9100
 PYTHON ?= python3
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
+SEEDS ?= 0..1000000
+
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test soak check bench
+.PHONY: help setup clients run test soak simulate check bench
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +33,10 @@ bench: setup ## Measure a fanout beside an axum broadcaster, and the whole syste
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
+
+simulate: ## Run random histories of readers, sessions and clients: SEEDS=from..to, or SEED=n to replay one
+	TICKWIRE_SEEDS="$(or $(SEED),$(SEEDS))" cargo test --locked --release -p fanout --lib \
+	  random_histories_leave_no_hole -- --nocapture
 
 check: setup ## Format, lints and documentation
 	cargo fmt --all --check

@@ -271,10 +271,19 @@ export class Continuity {
     }
   }
 
+  /** One topic begins anew, perhaps before the cursor, which does not speak for it then. */
+  #void(text, e, s) {
+    const index = this.#topics.get(text)?.stream ?? this.#streams.findIndex((stream) => stream.epoch === e && this.#covered(text, stream.name) !== undefined);
+    if (index < 0) return;
+    const stream = this.#streams[index];
+    if (stream?.cursor !== undefined && seqOf(stream.cursor) > s) stream.cursor = undefined;
+    const topic = this.#entry(text, index);
+    [topic.pos, topic.seen] = [s, 0];
+  }
+
   #reset({ st, c, e, s = 0 }) {
     this.#counts.resets += 1;
-    const topic = this.#topics.get(c);
-    if (topic) [topic.pos, topic.seen] = [s, 0];
+    if (c !== undefined) this.#void(c, e, s);
     const index = this.#streams.findIndex((stream) => stream.name === st);
     if (index < 0) return;
     this.#streams[index].epoch = e;

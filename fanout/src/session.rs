@@ -10,7 +10,7 @@ mod fill;
 mod outbox;
 mod subscribe;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,9 +98,9 @@ pub(crate) struct Session {
     limits: Limits,
     metrics: Metrics,
     /// Topics that were subscribed by name.
-    exact: HashMap<Box<str>, Conflate>,
+    exact: BTreeMap<Box<str>, Conflate>,
     /// Patterns by their text.
-    patterns: HashMap<Box<str>, (Pattern, Conflate)>,
+    patterns: BTreeMap<Box<str>, (Pattern, Conflate)>,
     topics: FxHashMap<TopicId, Held>,
     pulls: VecDeque<TopicId>,
     repairs: FxHashMap<TopicId, Repair>,
@@ -120,6 +120,14 @@ pub(crate) struct Session {
     uncovered: bool,
     /// Everything up to here was dispatched by this shard.
     applied: StreamSeq,
+    /// The store has another history than this shard was told of: nothing is told from it before
+    /// [`Session::reset`].
+    rewinding: bool,
+    /// What retention removed, to be declared for topics that had no message yet: once nobody waits
+    /// for anything older, one word for all topics of a string will do.
+    owed: Option<(StreamSeq, StreamSeq)>,
+    /// When the socket last had room.
+    filled_at: Instant,
 }
 
 impl Session {
@@ -136,8 +144,8 @@ impl Session {
             encoding,
             limits,
             metrics,
-            exact: HashMap::new(),
-            patterns: HashMap::new(),
+            exact: BTreeMap::new(),
+            patterns: BTreeMap::new(),
             topics: FxHashMap::default(),
             pulls: VecDeque::new(),
             repairs: FxHashMap::default(),
@@ -153,6 +161,9 @@ impl Session {
             heartbeat_due: false,
             uncovered: false,
             applied,
+            rewinding: false,
+            owed: None,
+            filled_at: now,
         }
     }
 
@@ -202,6 +213,11 @@ impl Session {
     /// Whether answers or live messages wait for the socket.
     pub(crate) fn has_unsent(&self) -> bool {
         self.outbox.len() > 0
+    }
+
+    /// Whether the store has the history that this session is in.
+    fn is_of(&self, known: &Known) -> bool {
+        self.epoch.is_none() || known.epoch == self.epoch
     }
 
     /// Notes that this shard has dispatched everything up to `head`.
@@ -357,6 +373,7 @@ impl Session {
         self.quotes.clear();
         self.pulls.clear();
         self.repairs.clear();
+        self.owed = None;
         self.say(&ServerMessage::Reset {
             st: Some(store.stream.clone()),
             c: None,
@@ -394,7 +411,13 @@ impl Session {
         known: &Known,
         store: &Store,
         (from, to): (StreamSeq, StreamSeq),
+        now: Instant,
     ) {
+        // What is pending comes before what is missing. Whoever is beyond his bound by this is
+        // closed at the next message.
+        for topic in self.slots.keys().copied().collect::<Vec<_>>() {
+            let _later = self.release(topic, now);
+        }
         if self.pulls.is_empty() {
             // Nobody waits for anything older: one word for all topics of a string.
             let held: Vec<String> = self.held_strings().map(str::to_owned).collect();
@@ -405,6 +428,9 @@ impl Session {
             for held in self.topics.values_mut() {
                 held.floor = held.floor.max(to);
             }
+        } else {
+            let since = self.owed.map_or(from.prev(), |(since, _)| since);
+            self.owed = Some((since, to));
         }
         let live: Vec<TopicId> = self
             .topics
@@ -428,6 +454,7 @@ impl Session {
     /// The history was rewound: nothing that was sent counts any more.
     pub(crate) fn reset(&mut self, known: &Known, store: &Store, epoch: Epoch) {
         self.applied = StreamSeq::ZERO;
+        (self.epoch, self.rewinding) = (Some(epoch), false);
         self.void_all(known, store, epoch);
     }
 }

@@ -278,7 +278,8 @@ impl Shard {
             Command::Trimmed { from, to } => {
                 self.applied.set(self.applied.get().max(to));
                 let known = self.shared.store.read();
-                self.each(|session| session.trimmed(&known, &self.shared.store, (from, to)));
+                let (store, now) = (&self.shared.store, Instant::now());
+                self.each(|session| session.trimmed(&known, store, (from, to), now));
             }
             // Handled where tasks are owned.
             Command::Accept(_) | Command::Drain(_) => {}

@@ -491,10 +491,29 @@ impl Continuity {
         }
     }
 
+    /// One topic begins anew, perhaps before the cursor, which does not speak for it then.
+    fn void(&mut self, text: &str, epoch: Epoch, start: StreamSeq) {
+        let index = match self.topics.get(text) {
+            Some(topic) => Some(topic.stream),
+            None => self.streams.iter().position(|stream| {
+                stream.epoch == epoch && self.covered(text, &stream.name).is_some()
+            }),
+        };
+        let Some(index) = index else { return };
+        if let Some(stream) = self.streams.get_mut(index)
+            && stream.cursor.is_some_and(|held| held.seq() > start)
+        {
+            stream.cursor = None;
+        }
+        let topic = self.topics.entry(text.to_owned());
+        let topic = topic.or_insert(Topic::at(index, start));
+        (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
+    }
+
     fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch, start: StreamSeq) {
         self.counts.resets += 1;
-        if let Some(topic) = topic.and_then(|topic| self.topics.get_mut(topic)) {
-            (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
+        if let Some(topic) = topic {
+            self.void(topic, epoch, start);
         }
         let Some(name) = stream else { return };
         let Some(index) = self.streams.iter().position(|known| known.name == name) else {

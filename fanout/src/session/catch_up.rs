@@ -2,7 +2,6 @@
 //! broker is asked for. Whoever owns the session does the asking.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use schemas::position::StreamSeq;
 use schemas::ws::GapReason;
@@ -105,7 +104,10 @@ impl Session {
                 Next::Message(message) => message,
                 // What the shard has not dispatched yet will come as live.
                 Next::Missing(_) if pos >= self.applied => return self.settle(topic, pos),
-                Next::End => return self.settle(topic, pos),
+                Next::End => {
+                    let pos = self.expired((known, store), topic, pos, sink);
+                    return self.settle(topic, pos);
+                }
                 Next::Missing(to) => match self.older(topic, pos) {
                     Older::Message(_) if self.resumed >= self.limits.resume_messages => {
                         self.give_up(topic, pos);
@@ -160,6 +162,29 @@ impl Session {
         let (since, state) = (pos, State::Wanted(from));
         self.repairs.insert(topic, Repair { since, state });
         Older::Unknown
+    }
+
+    /// Declares what retention removed behind a position before it was read, where nothing of the
+    /// topic came since; where the topic goes on.
+    pub(super) fn expired(
+        &self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        pos: StreamSeq,
+        sink: &mut Sink<'_>,
+    ) -> StreamSeq {
+        let end = known.origin().min(self.applied);
+        if pos >= end {
+            return pos;
+        }
+        self.metrics.gap(GapReason::Retention);
+        let gap = known.info(topic).and_then(|info| {
+            super::gap_message(known, store, &info.text, (pos, end), GapReason::Retention)
+        });
+        if let Some(gap) = gap {
+            sink.message(&gap);
+        }
+        end
     }
 
     /// Declares what retention has removed of a topic; its value follows if nothing else does.
@@ -217,7 +242,7 @@ impl Session {
             held.floor = held.floor.max(pos);
             let since = match held.phase {
                 Phase::CatchUp { since, .. } => since,
-                Phase::Live | Phase::Snapshot { .. } => Instant::now(),
+                Phase::Live | Phase::Snapshot { .. } => self.filled_at,
             };
             held.phase = Phase::CatchUp { pos, since };
         }

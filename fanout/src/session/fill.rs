@@ -113,6 +113,7 @@ impl Session {
         if self.outbox.age(now) > self.limits.unsent_age {
             return Err(CloseCode::Slow);
         }
+        self.filled_at = now;
         let limit = out.len() + room;
         let mut sink = Sink {
             encoding: self.encoding,
@@ -193,6 +194,10 @@ impl Session {
             return;
         }
         let known = store.read();
+        self.rewinding = !self.is_of(&known);
+        if self.rewinding {
+            return;
+        }
         let mut waiting = VecDeque::new();
         while sink.has_room() {
             let Some(topic) = self.pulls.pop_front() else {
@@ -235,6 +240,17 @@ impl Session {
             }
         }
         self.pulls.append(&mut waiting);
+        if self.pulls.is_empty()
+            && let Some(span) = self.owed.take()
+        {
+            for text in self.held_strings() {
+                self.metrics.gap(GapReason::Retention);
+                let gap = gap_message(&known, store, text, span, GapReason::Retention);
+                if let Some(gap) = gap {
+                    sink.message(&gap);
+                }
+            }
+        }
     }
 
     /// Sends a last value; whether the topic is live now.
@@ -250,6 +266,7 @@ impl Session {
         };
         held.phase = Phase::Live;
         let Some(last) = known.last(topic).map(Arc::clone) else {
+            self.pass_expired((known, store), topic, from, sink);
             return true;
         };
         if covers == Covers::Past {
@@ -288,7 +305,22 @@ impl Session {
                 }
             }
         }
+        self.pass_expired((known, store), topic, from.max(last.seq), sink);
         true
+    }
+
+    /// What retention removed unread behind a last value is declared with it.
+    fn pass_expired(
+        &mut self,
+        (known, store): (&Known, &Store),
+        topic: TopicId,
+        pos: StreamSeq,
+        sink: &mut Sink<'_>,
+    ) {
+        let pos = self.expired((known, store), topic, pos, sink);
+        if let Some(held) = self.topics.get_mut(&topic) {
+            held.floor = held.floor.max(pos);
+        }
     }
 
     /// A position that this replica never reached belongs to no history: start from the last value.
@@ -324,6 +356,7 @@ impl Session {
                 Phase::CatchUp { pos, .. } => Some(pos),
             });
         pending
+            .chain(self.owed.map(|(since, _)| since))
             .min()
             .map_or(self.applied, |pos| pos.min(self.applied))
     }
@@ -340,8 +373,9 @@ impl Session {
         self.cursor_at = now;
         let known = store.read();
         // A topic that was subscribed from before the last cursor holds the next one back.
-        let cursor = known
-            .cursor(self.safe())
+        let safe = self.is_of(&known).then(|| self.safe());
+        let cursor = safe
+            .and_then(|safe| known.cursor(safe))
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, Cursor::seq);
         if known.epoch == self.epoch {
@@ -363,15 +397,16 @@ impl Session {
         self.outbox.len() > 0
             || self.heartbeat_due
             || self.due().is_some_and(|due| due <= now)
-            || self.pulls.iter().any(|topic| {
-                self.topics.get(topic).is_none_or(|held| match held.phase {
-                    Phase::CatchUp { .. } if self.is_waiting(*topic) => false,
-                    Phase::CatchUp { pos, since } => {
-                        pos <= self.applied || now.duration_since(since) > FUTURE
-                    }
-                    Phase::Live | Phase::Snapshot { .. } => true,
+            || !self.rewinding
+                && self.pulls.iter().any(|topic| {
+                    self.topics.get(topic).is_none_or(|held| match held.phase {
+                        Phase::CatchUp { .. } if self.is_waiting(*topic) => false,
+                        Phase::CatchUp { pos, since } => {
+                            pos <= self.applied || now.duration_since(since) > FUTURE
+                        }
+                        Phase::Live | Phase::Snapshot { .. } => true,
+                    })
                 })
-            })
     }
 }
 

@@ -69,9 +69,12 @@ impl Session {
 
     fn subscribe(&mut self, op: &Subscribe, cx: &mut Reply<'_>) {
         let (mut ok, mut err, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
+        let known = cx.store.read();
+        // Of another history nothing is told yet: the reset, once it comes, voids all of this.
+        let is_of = self.is_of(&known);
         // From the beginning is from where this replica can tell: the answer says where that is.
-        let begin = if begins(op, cx.store) {
-            cx.store.read().origin()
+        let begin = if is_of && begins(op, cx.store) {
+            known.origin()
         } else {
             self.applied
         };
@@ -98,10 +101,13 @@ impl Session {
             }
         }
         self.say(&ServerMessage::Ack { id: op.id, ok, err });
-        let known = cx.store.read();
         let selectors = accepted.iter().map(|(_, selector)| selector);
         self.take_births(&known, selectors, cx.index);
-        let from = self.position(op, &known, cx.store);
+        let from = if is_of {
+            self.position(op, &known, cx.store)
+        } else {
+            Err(Void)
+        };
         let voided = from.is_err();
         let from = from.ok().flatten();
         for (text, selector) in accepted {
@@ -163,7 +169,9 @@ impl Session {
             });
             for topic in exact.into_iter().chain(matching) {
                 if !self.topics.contains_key(&topic.id) && self.is_covered(&topic.text) {
-                    self.born(topic, known.origin().next(), index);
+                    // Whatever is still under way to this shard, expired or not, comes after it.
+                    let start = known.origin().min(self.applied);
+                    self.born(topic, start.next(), index);
                 }
             }
         }
@@ -496,11 +504,20 @@ impl Session {
         }
         index.add(topic.id, self.id);
         let conflate = self.weakest(&topic.text, WIDEST);
+        // What retention took of it is declared on the way.
+        let phase = self.owed.map_or(Phase::Live, |(pos, _)| Phase::CatchUp {
+            pos,
+            since: self.filled_at,
+        });
+        let queued = phase != Phase::Live;
+        if queued {
+            self.pulls.push_back(topic.id);
+        }
         let held = Held {
-            phase: Phase::Live,
+            phase,
             conflate,
             floor: first.prev(),
-            queued: false,
+            queued,
         };
         self.topics.insert(topic.id, held);
     }

@@ -14,7 +14,7 @@
 
 mod delivery;
 pub(crate) mod feed;
-mod machine;
+pub mod machine;
 mod open;
 mod range;
 

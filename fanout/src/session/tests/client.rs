@@ -8,7 +8,7 @@ use schemas::tick::Tick;
 use schemas::topic::Pattern;
 use schemas::ws::{ClientOp, Conflate, Encoding, From, GapReason, ServerMessage, Subscribe};
 
-use super::world::Truth;
+use super::truth::Truth;
 
 /// What the client knows of one topic.
 #[derive(Clone, Copy, Debug, Default)]
@@ -178,7 +178,11 @@ impl Client {
                 for topic in truth.every_topic().filter(|topic| covers(c, topic)) {
                     let pos = self.place(topic).pos;
                     let lost = truth.between(topic, pos, *from);
-                    assert!(lost == 0 || *to <= pos, "{message:?} behind {pos}");
+                    assert!(
+                        lost == 0 || *to <= pos,
+                        "{message:?} behind {pos}: {topic} is {}",
+                        truth.describe(topic)
+                    );
                     self.declare(topic, *to);
                 }
             }
@@ -332,19 +336,27 @@ impl Client {
         }
     }
 
-    /// Nothing is owed any more: every held topic is at its end.
-    pub(super) fn check_complete(&mut self, truth: &Truth) {
-        assert!(self.continuity.is_good());
-        assert_eq!(
-            self.held.keys().collect::<Vec<_>>(),
-            self.wanted.keys().collect::<Vec<_>>()
-        );
-        for topic in truth.every_topic() {
-            if self.is_held(topic) {
-                let end = truth.last(topic);
-                let pos = self.place(topic).pos;
-                assert!(pos >= end, "{topic} ends at {end}, the client is at {pos}");
-            }
+    /// What is still owed; `None` if every held topic is at its end.
+    pub(super) fn owed(&mut self, truth: &Truth) -> Option<String> {
+        if self.epoch != Some(truth.epoch) {
+            return Some(format!(
+                "{} is the history, not {:?}",
+                truth.epoch, self.epoch
+            ));
         }
+        if !self.continuity.is_good() || !self.held.keys().eq(self.wanted.keys()) {
+            return Some(format!(
+                "{:?} is wanted, {:?} is held",
+                self.wanted, self.held
+            ));
+        }
+        truth.every_topic().find_map(|topic| {
+            let (end, held) = (truth.last(topic), self.is_held(topic));
+            let pos = self
+                .places
+                .get(topic)
+                .map_or(StreamSeq::ZERO, |place| place.pos);
+            (held && pos < end).then(|| format!("{topic} ends at {end}, the client is at {pos}"))
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! A stream, replicas that read it at their own pace, and clients that move between them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,24 +9,21 @@ use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use schemas::codec::to_msgpack;
-use schemas::id::{Symbol, Venue};
-use schemas::position::{Cursor, Epoch, StreamSeq};
-use schemas::subject;
-use schemas::tick::{Head, Quote, Side, Tick, Trade};
+use schemas::position::{Cursor, StreamSeq};
+use schemas::tick::Tick;
 use schemas::time::UnixNanos;
 use schemas::ws::{Conflate, Encoding, From, ServerMessage, StreamInfo};
 
+use super::Trace;
 use super::client::Client;
-use super::{Trace, note};
+use super::replica::Replica;
+use super::truth::Truth;
 use crate::deflate::{Deflater, Inflater};
-use crate::index::{ConnId, Index};
+use crate::index::ConnId;
 use crate::metrics::Metrics;
 use crate::repair::Page;
 use crate::session::{Ask, Limits, Reply, Session};
-use crate::store::{Live, Store, TopicInfo};
 
-const SYMBOLS: [&str; 4] = ["A", "B.C", "D", "E"];
 const STRINGS: [&str; 9] = [
     "trade.x.A",
     "quote.x.A",
@@ -45,310 +43,29 @@ pub(super) const LIMITS: Limits = Limits {
     unsent_age: Duration::from_secs(5),
     resume_messages: 200,
 };
+/// Shards of each replica.
+const SHARDS: [usize; 2] = [2, 1];
+/// How often everything is given the time to arrive.
+const ROUNDS: u32 = 50;
 
-struct Message {
-    seq: StreamSeq,
-    subject: String,
-    payload: Vec<u8>,
-    time: UnixNanos,
-}
-
-/// What the stream really holds, and held.
-pub(super) struct Truth {
-    epoch: Epoch,
-    /// Everything of this epoch, trimmed or not.
-    messages: Vec<Message>,
-    by_topic: BTreeMap<String, BTreeSet<u64>>,
-    /// What is no tick.
-    garbage: BTreeSet<u64>,
-    first: StreamSeq,
-}
-
-impl Truth {
-    fn new(generation: u32) -> Self {
-        let topics = SYMBOLS.iter().flat_map(|symbol| {
-            ["trade", "quote"].map(|kind| format!("{kind}.x.{}", symbol.replace('.', "%2E")))
-        });
-        Self {
-            epoch: Epoch::new(UnixNanos::new(5), generation),
-            messages: Vec::new(),
-            by_topic: topics.map(|topic| (topic, BTreeSet::new())).collect(),
-            garbage: BTreeSet::new(),
-            first: StreamSeq::new(1),
-        }
-    }
-
-    pub(super) fn every_topic(&self) -> impl Iterator<Item = &str> {
-        self.by_topic.keys().map(String::as_str)
-    }
-
-    pub(super) fn is_state(topic: &str) -> bool {
-        topic.starts_with("quote.")
-    }
-
-    pub(super) fn has(&self, topic: &str, seq: StreamSeq) -> bool {
-        self.by_topic[topic].contains(&seq.get())
-    }
-
-    /// How many messages of a topic lie between, both ends not counted.
-    pub(super) fn between(&self, topic: &str, after: StreamSeq, before: StreamSeq) -> usize {
-        if before.get() <= after.get() + 1 {
-            return 0;
-        }
-        self.by_topic[topic]
-            .range(after.get() + 1..before.get())
-            .count()
-    }
-
-    pub(super) fn last(&self, topic: &str) -> StreamSeq {
-        StreamSeq::new(self.by_topic[topic].last().copied().unwrap_or(0))
-    }
-
-    /// Whether retention has removed this, or it is no tick.
-    pub(super) fn is_lost(&self, topic: &str, (from, to): (StreamSeq, StreamSeq)) -> bool {
-        // A value that is no tick takes those with it that it stands for.
-        let is_garbage = |seq: u64| self.garbage.contains(&seq);
-        let mut there = self.by_topic[topic].range(from.get()..=to.get());
-        is_garbage(to.get()) || there.all(|seq| *seq < self.first.get() || is_garbage(*seq))
-    }
-
-    /// Reads a page as Direct Get does, from a replica that knows everything up to `known`.
-    fn page(
-        &self,
-        topic: &Arc<TopicInfo>,
-        after: StreamSeq,
-        (known, limit): (StreamSeq, usize),
-    ) -> Page {
-        let trimmed = (self.first > after.next()).then(|| self.first.prev());
-        let behind = after.max(self.first.prev());
-        let there = self.messages.iter().filter(|message| {
-            message.seq > behind && message.seq <= known && *message.subject == *topic.subject
-        });
-        let found: Vec<_> = there
-            .take(limit)
-            .map(|message| (message.seq, message.time, message.payload.clone().into()))
-            .collect();
-        let is_full = found.len() == limit;
-        Page::new(topic, after, trimmed, found, is_full)
-    }
-
-    pub(super) fn knows(&self, from: &From) -> bool {
-        from.e == self.epoch
-    }
-
-    fn head(&self) -> StreamSeq {
-        self.messages
-            .last()
-            .map_or(StreamSeq::ZERO, |message| message.seq)
-    }
-
-    fn publish(&mut self, rng: &mut StdRng) {
-        let seq = self.head().next();
-        let symbol = SYMBOLS.choose(rng).unwrap();
-        let time = UnixNanos::new(i64::try_from(seq.get()).unwrap() * 1_000);
-        let head = Head::new(Venue::new("x").unwrap(), Symbol::new(symbol).unwrap(), time);
-        let tick: Tick = if rng.random_bool(0.4) {
-            Trade {
-                head,
-                id: seq.to_string(),
-                price: "1.50".parse().unwrap(),
-                size: "2".parse().unwrap(),
-                side: Side::Buy,
-                conditions: None,
-            }
-            .into()
-        } else {
-            Quote {
-                head,
-                bid: Some("1.49".parse().unwrap()),
-                bid_size: None,
-                ask: None,
-                ask_size: None,
-            }
-            .into()
-        };
-        let topic = tick.topic();
-        self.by_topic
-            .get_mut(&topic.to_string())
-            .unwrap()
-            .insert(seq.get());
-        // Now and then something that is no tick: it is declared, and nothing stops.
-        let payload = if rng.random_bool(0.02) {
-            self.garbage.insert(seq.get());
-            vec![0xC1]
-        } else {
-            to_msgpack(&tick).unwrap()
-        };
-        self.messages.push(Message {
-            seq,
-            subject: subject::stored(&topic),
-            payload,
-            time,
-        });
-    }
-}
-
-/// One fanout process, with one shard.
-struct Replica {
-    store: Store,
-    index: Index,
-    /// Read, but not handed to sessions yet.
-    pending: Vec<Arc<Live>>,
-    read: usize,
-    applied: StreamSeq,
-    sessions: BTreeMap<ConnId, (Session, usize)>,
-}
-
-impl Replica {
-    /// Joins the stream: whole, or with last values up to where it ends now.
-    fn join(truth: &Truth, ring: usize, whole: bool) -> Self {
-        let store = Store::new("T", ring);
-        let head = truth.head();
-        let joined = if whole { truth.first.prev() } else { head };
-        let mut replica = Self {
-            store,
-            index: Index::default(),
-            pending: Vec::new(),
-            read: 0,
-            applied: StreamSeq::ZERO,
-            sessions: BTreeMap::new(),
-        };
-        replica
-            .store
-            .write()
-            .begin(truth.epoch, truth.first, joined);
-        replica.read_all(truth, joined);
-        replica.joined(truth);
-        replica
-    }
-
-    fn read_all(&mut self, truth: &Truth, joined: StreamSeq) {
-        let mut lasts: BTreeMap<&str, u64> = BTreeMap::new();
-        for message in &truth.messages {
-            lasts.insert(&message.subject, message.seq.get());
-        }
-        let mut known = self.store.write();
-        for message in &truth.messages {
-            let is_last = lasts.get(message.subject.as_str()) == Some(&message.seq.get());
-            if message.seq >= truth.first && (message.seq > joined || is_last) {
-                known.apply(
-                    &message.subject,
-                    message.seq,
-                    message.time,
-                    &message.payload,
-                );
-            }
-            known.head = known.head.max(message.seq);
-            known.head_time = message.time;
-        }
-        self.read = truth.messages.len();
-    }
-
-    fn joined(&mut self, truth: &Truth) {
-        self.pending.clear();
-        let known = self.store.read();
-        for topic in known.topics().skip(self.index.seen()) {
-            if self.index.is_born(topic.id.index()) {
-                for id in self.index.claim(topic) {
-                    if let Some((session, _)) = self.sessions.get_mut(&id) {
-                        session.born(topic, truth.head(), &mut self.index);
-                    }
-                }
-            }
-        }
-        self.applied = known.head;
-    }
-
-    /// The history was rewound: as the feeder and the shards do it.
-    fn rewind(&mut self, truth: &Truth) {
-        {
-            let mut known = self.store.write();
-            known.forget();
-            known.begin(truth.epoch, truth.first, truth.first.prev());
-        }
-        self.read_all(truth, truth.first.prev());
-        self.joined(truth);
-        for (session, _) in self.sessions.values_mut() {
-            session.reset(&self.store.read(), &self.store, truth.epoch);
-            session.applied(self.applied);
-        }
-    }
-
-    fn read(&mut self, truth: &Truth, count: usize) {
-        let mut known = self.store.write();
-        for message in truth.messages.iter().skip(self.read).take(count) {
-            let live = known.apply(
-                &message.subject,
-                message.seq,
-                message.time,
-                &message.payload,
-            );
-            known.head = message.seq;
-            known.head_time = message.time;
-            self.pending.extend(live);
-            self.read += 1;
-        }
-    }
-
-    /// Hands messages to sessions; those that must be closed as slow.
-    fn dispatch(&mut self, now: Instant) -> Vec<ConnId> {
-        let mut slow = Vec::new();
-        for live in std::mem::take(&mut self.pending) {
-            if self.index.is_born(live.topic.id.index()) {
-                for id in self.index.claim(&live.topic) {
-                    if let Some((session, _)) = self.sessions.get_mut(&id) {
-                        session.born(&live.topic, live.seq, &mut self.index);
-                    }
-                }
-            }
-            let mut reached = BTreeSet::new();
-            for id in self.index.subscribers(live.topic.id) {
-                assert!(reached.insert(*id), "a message goes to a connection once");
-                let Some((session, _)) = self.sessions.get_mut(id) else {
-                    continue;
-                };
-                if !slow.contains(id) && session.deliver(&live, now).is_err() {
-                    slow.push(*id);
-                }
-                assert!(slow.contains(id) || session.outbox.live_bytes() <= LIMITS.unsent_bytes);
-            }
-            self.applied = live.seq;
-        }
-        for (session, _) in self.sessions.values_mut() {
-            session.applied(self.applied);
-        }
-        slow
-    }
-
-    fn part(&mut self, id: ConnId) -> Option<usize> {
-        let (session, client) = self.sessions.remove(&id)?;
-        for topic in session.held_topics() {
-            self.index.remove(topic, id);
-        }
-        for text in session.held_strings() {
-            if text.contains(['*', '>']) {
-                self.index.unwatch(text, id);
-            } else {
-                self.index.give_up(text, id);
-            }
-        }
-        Some(client)
-    }
-}
+/// Where a connection is: replica, shard and its name there.
+type Place = (usize, usize, ConnId);
 
 pub(super) struct World {
     rng: StdRng,
-    truth: Truth,
+    /// The history of the stream, behind those before it.
+    histories: Vec<Truth>,
     replicas: Vec<Replica>,
-    clients: Vec<(Client, Option<(usize, ConnId)>)>,
+    clients: Vec<(Client, Option<Place>)>,
     /// What sessions asked the broker for, and what it answered; nothing of it has arrived.
-    answers: Vec<(usize, ConnId, Ask, Arc<Page>)>,
+    answers: Vec<(Place, Ask, Arc<Page>)>,
     now: Instant,
     metrics: Metrics,
     deflater: Deflater,
     inflater: Inflater,
     next_conn: u64,
-    trace: Trace,
+    checked: u64,
+    trace: Rc<Trace>,
 }
 
 /// How a list of so many messages begins.
@@ -363,18 +80,20 @@ fn opening(encoding: Encoding, count: usize) -> Vec<u8> {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, trace: &Trace) -> Self {
+    pub(super) fn new(seed: u64, trace: &Rc<Trace>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut truth = Truth::new(0);
+        let mut truth = Truth::new(1);
         for _ in 0..rng.random_range(0..40) {
             truth.publish(&mut rng);
         }
-        let replicas = [3_000, 20_000].map(|ring| Replica::join(&truth, ring, rng.random()));
+        let shards = [3_000, 20_000].into_iter().zip(SHARDS);
+        let replicas = shards.map(|(ring, shards)| Replica::new(ring, rng.random(), shards));
         let clients = Encoding::ALL.map(|encoding| (Client::new(encoding), None));
-        Self {
+        let replicas = replicas.collect();
+        let mut world = Self {
             rng,
-            truth,
-            replicas: replicas.into(),
+            histories: vec![truth],
+            replicas,
             clients: clients.into(),
             answers: Vec::new(),
             now: Instant::now(),
@@ -382,26 +101,64 @@ impl World {
             deflater: Deflater::new(),
             inflater: Inflater::new(),
             next_conn: 0,
-            trace: trace.clone(),
+            checked: 0,
+            trace: Rc::clone(trace),
+        };
+        for replica in 0..world.replicas.len() {
+            world.catch_up(replica);
         }
+        world
+    }
+
+    /// How many messages clients have checked.
+    pub(super) const fn checked(&self) -> u64 {
+        self.checked
+    }
+
+    fn truth(&mut self) -> &mut Truth {
+        self.histories.last_mut().unwrap()
+    }
+
+    fn read(&mut self, replica: usize, count: usize, trouble: bool) {
+        let truth = self.histories.last_mut().unwrap();
+        self.replicas[replica].read(truth, (count, trouble), self.now, &mut self.rng);
+    }
+
+    /// A replica reads all there is.
+    fn catch_up(&mut self, replica: usize) {
+        for _ in 0..200 {
+            self.read(replica, usize::MAX, false);
+            let head = self.truth().head();
+            let place = &self.replicas[replica];
+            let known = place.store.read();
+            let is_here = known.epoch == self.histories.last().map(|truth| truth.epoch);
+            if place.joined && is_here && known.head == head {
+                return;
+            }
+        }
+        panic!("replica {replica} never catches up");
     }
 
     pub(super) fn step(&mut self) {
         let client = self.rng.random_range(0..self.clients.len());
         let replica = self.rng.random_range(0..self.replicas.len());
+        let shard = self.rng.random_range(0..SHARDS[replica]);
         match self.rng.random_range(0..100) {
             0..25 => {
                 for _ in 0..self.rng.random_range(1..12) {
-                    self.truth.publish(&mut self.rng);
+                    self.histories.last_mut().unwrap().publish(&mut self.rng);
                 }
             }
             25..30 => self.ask_broker(client),
             30..35 => self.answer(),
             35..45 => {
                 let count = self.rng.random_range(1..20);
-                self.replicas[replica].read(&self.truth, count);
+                self.read(replica, count, true);
             }
-            45..60 => self.dispatch(replica),
+            45..60 => {
+                let count = self.rng.random_range(1..4);
+                self.dispatch((replica, shard), count);
+            }
             60..78 => {
                 let room = self.rng.random_range(100..3_000);
                 self.drain(client, room);
@@ -410,7 +167,7 @@ impl World {
             86..90 => self.unsubscribe(client),
             90..94 => {
                 self.hang_up(client);
-                self.connect(client, replica);
+                self.connect(client, (replica, shard));
             }
             94..98 => self.now += Duration::from_millis(self.rng.random_range(1..3_000)),
             98 => self.restart(replica),
@@ -420,25 +177,32 @@ impl World {
 
     /// The broker answers what a session asked for; the answer is under way.
     fn ask_broker(&mut self, client: usize) {
-        let Some((replica, id)) = self.clients[client].1 else {
+        let Some(at) = self.clients[client].1 else {
             return;
         };
+        let (replica, shard, id) = at;
+        let truth = self.histories.last().unwrap();
         let place = &mut self.replicas[replica];
-        let (session, _) = place.sessions.get_mut(&id).unwrap();
+        if place.store.read().epoch != Some(truth.epoch) {
+            // Not before it is known that the history is another one.
+            return;
+        }
+        let (session, _) = place.shards[shard].sessions.get_mut(&id).unwrap();
         while let Some(ask) = session.ask() {
             let topic = place.store.read().info(ask.topic).cloned().unwrap();
-            let head = self.truth.head();
+            let head = truth.head();
             let known = match self.rng.random_range(0..3) {
                 0 => StreamSeq::new(self.rng.random_range(0..=head.get())),
                 _ => head,
             };
             let limit = self.rng.random_range(1..20);
-            let mut page = self.truth.page(&topic, ask.after, (known, limit));
+            let mut page = truth.page(&topic, ask.after, (known, limit));
             if page.end == ask.after {
                 // It lags: it is asked again until it has something.
-                page = self.truth.page(&topic, ask.after, (head, limit));
+                page = truth.page(&topic, ask.after, (head, limit));
             }
-            self.answers.push((replica, id, ask, Arc::new(page)));
+            assert!(page.end > ask.after, "{ask:?} has no answer");
+            self.answers.push((at, ask, Arc::new(page)));
         }
     }
 
@@ -448,76 +212,75 @@ impl World {
             return;
         }
         let at = self.rng.random_range(0..self.answers.len());
-        let (replica, id, ask, page) = self.answers.swap_remove(at);
-        if let Some((session, client)) = self.replicas[replica].sessions.get_mut(&id) {
-            note(&self.trace, || {
-                format!("{client}@{replica}: {ask:?} {page:?}")
-            });
+        let ((replica, shard, id), ask, page) = self.answers.swap_remove(at);
+        let place = &mut self.replicas[replica].shards[shard];
+        if let Some((session, client)) = place.sessions.get_mut(&id) {
+            self.trace
+                .note(|| format!("{client}@{replica}: {ask:?} {page:?}"));
             session.answered(&ask, page);
         }
     }
 
     fn rare(&mut self) {
         if self.rng.random_bool(0.7) {
-            let head = self.truth.head().get();
-            let first = self.truth.first.get();
-            if head > first {
-                self.truth.first = StreamSeq::new(self.rng.random_range(first..head));
+            // Not modelled: what expires while a replica joins with last values.
+            if self.replicas.iter().all(|replica| replica.joined) {
+                self.histories.last_mut().unwrap().trim(&mut self.rng);
             }
             return;
         }
-        let generation = self.truth.epoch.generation() + 1;
-        self.truth = Truth::new(generation);
-        for _ in 0..self.rng.random_range(0..10) {
-            self.truth.publish(&mut self.rng);
-        }
-        // What was on the wire arrives before the reset: the client reads it against the old truth,
-        // so connections are fresh here; sessions that stay are reset.
-        for client in 0..self.clients.len() {
-            if self.rng.random_bool(0.5) {
-                self.hang_up(client);
-            } else if let Some((replica, id)) = self.clients[client].1 {
-                let (session, _) = self.replicas[replica].sessions.get_mut(&id).unwrap();
-                while session.outbox.pop().is_some() {}
-                self.hang_up(client);
-            }
-        }
-        for replica in &mut self.replicas {
-            replica.rewind(&self.truth);
-        }
+        let next = self.histories.last().unwrap().rewound(&mut self.rng);
+        self.trace.note(|| {
+            let (e, first, head) = (next.epoch, next.first, next.head());
+            format!("rewound to {e}, {first} to {head}")
+        });
+        self.truth().is_past = true;
+        self.histories.push(next);
     }
 
     fn restart(&mut self, replica: usize) {
-        note(&self.trace, || format!("restart of {replica}"));
+        self.trace.note(|| format!("restart of {replica}"));
         for client in 0..self.clients.len() {
-            if self.clients[client].1.is_some_and(|(of, _)| of == replica) {
+            if self.clients[client].1.is_some_and(|(of, ..)| of == replica) {
                 self.hang_up(client);
             }
         }
         let ring = self.rng.random_range(1_000..30_000);
-        self.replicas[replica] = Replica::join(&self.truth, ring, self.rng.random());
+        self.replicas[replica] = Replica::new(ring, self.rng.random(), SHARDS[replica]);
+        if self.rng.random_bool(0.8) {
+            self.catch_up(replica);
+        }
     }
 
-    fn dispatch(&mut self, replica: usize) {
-        let slow = self.replicas[replica].dispatch(self.now);
+    fn dispatch(&mut self, (replica, shard): (usize, usize), count: usize) {
+        let slow = self.replicas[replica].dispatch(shard, count, self.now);
         for id in slow {
-            let (_, client) = self.replicas[replica].sessions[&id];
+            let (_, client) = self.replicas[replica].shards[shard].sessions[&id];
             self.hang_up(client);
         }
     }
 
     fn hang_up(&mut self, client: usize) {
-        if let Some((replica, id)) = self.clients[client].1.take() {
-            note(&self.trace, || format!("{client}@{replica} hangs up"));
-            self.replicas[replica].part(id);
+        if let Some((replica, shard, id)) = self.clients[client].1.take() {
+            self.trace
+                .note(|| format!("{client}@{replica}.{shard} hangs up"));
+            self.replicas[replica].shards[shard].part(id);
             self.clients[client].0.disconnected();
         }
     }
 
-    fn connect(&mut self, client: usize, replica: usize) {
+    /// Whoever comes to a replica that is not ready is turned away.
+    fn connect(&mut self, client: usize, (replica, shard): (usize, usize)) {
+        if !self.replicas[replica].joined {
+            return;
+        }
+        // A shard takes a connection after everything that it was told before.
+        self.dispatch((replica, shard), usize::MAX);
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
         let place = &mut self.replicas[replica];
+        let epoch = place.store.read().epoch.unwrap();
+        let place = &mut place.shards[shard];
         let (state, _) = &self.clients[client];
         let mut session = Session::new(
             id,
@@ -527,7 +290,6 @@ impl World {
             place.applied,
             self.now,
         );
-        let epoch = place.store.read().epoch.unwrap();
         session.begin(Some(epoch));
         session.say(&ServerMessage::Welcome {
             conn: "c".to_owned(),
@@ -544,7 +306,7 @@ impl World {
             hb: 15,
         });
         place.sessions.insert(id, (session, client));
-        self.clients[client].1 = Some((replica, id));
+        self.clients[client].1 = Some((replica, shard, id));
         self.drain(client, 10_000);
         let state = &mut self.clients[client].0;
         let wanted = state.wanted.keys().cloned().collect();
@@ -570,16 +332,18 @@ impl World {
     }
 
     fn ask(&mut self, client: usize, op: schemas::ws::ClientOp) {
-        let Some((replica, id)) = self.clients[client].1 else {
+        let Some((replica, shard, id)) = self.clients[client].1 else {
             return;
         };
-        let place = &mut self.replicas[replica];
-        note(&self.trace, || {
-            format!("{client}@{replica} at {}: {op:?}", place.applied)
+        let Replica { store, shards, .. } = &mut self.replicas[replica];
+        let place = &mut shards[shard];
+        self.trace.note(|| {
+            let applied = place.applied;
+            format!("{client}@{replica}.{shard} at {applied}: {op:?}")
         });
         let (session, _) = place.sessions.get_mut(&id).unwrap();
         let mut cx = Reply {
-            store: &place.store,
+            store,
             index: &mut place.index,
             now: self.now,
         };
@@ -590,7 +354,10 @@ impl World {
     fn subscribe(&mut self, client: usize) {
         if self.clients[client].1.is_none() {
             let replica = self.rng.random_range(0..self.replicas.len());
-            self.connect(client, replica);
+            self.connect(client, (replica, 0));
+            if self.clients[client].1.is_none() {
+                return;
+            }
         }
         let count = self.rng.random_range(1..3);
         let topics: BTreeSet<&str> = (0..count)
@@ -632,22 +399,17 @@ impl World {
 
     /// Reads at most `room` bytes from a socket.
     fn drain(&mut self, client: usize, room: usize) -> usize {
-        let Some((replica, id)) = self.clients[client].1 else {
+        let Some((replica, shard, id)) = self.clients[client].1 else {
             return 0;
         };
-        let place = &mut self.replicas[replica];
+        let Replica { store, shards, .. } = &mut self.replicas[replica];
+        let place = &mut shards[shard];
         let (session, _) = place.sessions.get_mut(&id).unwrap();
         session.applied(place.applied);
         let encoding = self.clients[client].0.encoding;
         let (mut out, mut marks) = (opening(encoding, 0), Vec::new());
         let out_and_marks = (&mut out, Some(&mut marks));
-        let filled = session.fill(
-            &place.store,
-            room,
-            self.now,
-            UnixNanos::new(1),
-            out_and_marks,
-        );
+        let filled = session.fill(store, room, self.now, UnixNanos::new(1), out_and_marks);
         let Ok(count) = filled else {
             self.hang_up(client);
             return 0;
@@ -669,11 +431,16 @@ impl World {
         assert_eq!(messages.len(), count);
         let promise = session.promise();
         for message in &messages {
-            note(&self.trace, || {
-                let text = format!("{client}@{replica} <- {message:?}");
+            self.trace.note(|| {
+                let text = format!("{client}@{replica}.{shard} <- {message:?}");
                 text.chars().take(160).collect()
             });
-            self.clients[client].0.take(message, &self.truth);
+            let state = &mut self.clients[client].0;
+            // The client lives in the history that it was told of last.
+            let mut histories = self.histories.iter().rev();
+            let own = histories.find(|truth| Some(truth.epoch) == state.epoch);
+            state.take(message, own.unwrap_or(&self.histories[0]));
+            self.checked += 1;
         }
         if let Some((epoch, cursor)) = promise {
             let state = &self.clients[client].0;
@@ -684,19 +451,18 @@ impl World {
 
     /// Everything arrives; then nothing may be missing.
     pub(super) fn settle(&mut self) {
-        for client in 0..self.clients.len() {
-            if self.clients[client].1.is_none() {
-                self.connect(client, 0);
-            }
-        }
-        for _ in 0..50 {
-            for replica in 0..self.replicas.len() {
-                self.replicas[replica].read(&self.truth, usize::MAX);
-                self.dispatch(replica);
+        for round in 0..ROUNDS {
+            for (replica, shards) in SHARDS.into_iter().enumerate() {
+                self.catch_up(replica);
+                for shard in 0..shards {
+                    while !self.replicas[replica].shards[shard].is_idle() {
+                        self.dispatch((replica, shard), usize::MAX);
+                    }
+                }
             }
             for client in 0..self.clients.len() {
                 if self.clients[client].1.is_none() {
-                    self.connect(client, 1);
+                    self.connect(client, (1, 0));
                 }
                 loop {
                     let count = self.drain(client, 4_000);
@@ -710,9 +476,14 @@ impl World {
                 }
             }
             self.now += Duration::from_secs(6);
-        }
-        for (client, _) in &mut self.clients {
-            client.check_complete(&self.truth);
+            let truth = self.histories.last().unwrap();
+            let is_last = round + 1 == ROUNDS;
+            let states = self.clients.iter_mut().map(|(client, _)| client);
+            let owing: Vec<String> = states.filter_map(|state| state.owed(truth)).collect();
+            assert!(!is_last || owing.is_empty(), "{owing:?}");
+            if owing.is_empty() && round > 1 {
+                return;
+            }
         }
     }
 }

@@ -5,10 +5,13 @@ use schemas::time::UnixNanos;
 
 /// Where a delivery stands, as its reply subject tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) stream_seq: StreamSeq,
-    pub(super) consumer_seq: u64,
-    pub(super) time: UnixNanos,
+pub struct Stamp {
+    /// The message's sequence.
+    pub stream_seq: StreamSeq,
+    /// The how manieth delivery of its consumer it is, from 1.
+    pub consumer_seq: u64,
+    /// When the broker stored it.
+    pub time: UnixNanos,
 }
 
 impl Stamp {

@@ -1,4 +1,6 @@
 //! Decides what a reader does, from what it is told. Pure: no I/O, and time is an argument.
+//!
+//! Nobody drives it but [`super::Reader`], and simulations of whatever is built on a reader.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,7 +9,8 @@ use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use tokio::time::Instant;
 
-use super::delivery::{Delivery, Stamp};
+use super::delivery::Delivery;
+pub use super::delivery::Stamp;
 use super::{Entry, Event, Start};
 use crate::stream::StreamState;
 
@@ -21,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether the consumer is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flow {
+pub enum Flow {
     /// It is.
     Go,
     /// Another one is needed, and why.
@@ -30,7 +33,7 @@ pub(super) enum Flow {
 
 /// Where the next consumer starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resume {
+pub enum Resume {
     /// As configured: nothing was read, or the snapshot was not complete.
     Boot(Start),
     /// Behind the head.
@@ -39,16 +42,16 @@ pub(super) enum Resume {
 
 /// What a new consumer was found to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Joined {
-    pub(super) epoch: Epoch,
+pub struct Joined {
+    pub epoch: Epoch,
     /// The stream, read from its leader after the consumer was created.
-    pub(super) state: StreamState,
+    pub state: StreamState,
     /// Behind which sequence it starts; `None` for the last message of each subject.
-    pub(super) after: Option<StreamSeq>,
+    pub after: Option<StreamSeq>,
     /// The last matching message.
-    pub(super) goal: StreamSeq,
+    pub goal: StreamSeq,
     /// Whether every sequence of the stream must be delivered.
-    pub(super) contiguous: bool,
+    pub contiguous: bool,
 }
 
 /// What is known of the present consumer, or the last one.
@@ -67,7 +70,7 @@ struct Consumer {
 
 /// The reader's mind.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub struct Machine {
     start: Start,
     events: VecDeque<Event>,
     batch: Vec<Entry>,
@@ -89,7 +92,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(start: Start) -> Self {
+    pub fn new(start: Start) -> Self {
         Self {
             start,
             events: VecDeque::new(),
@@ -110,36 +113,36 @@ impl Machine {
         }
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    pub(super) const fn epoch(&self) -> Option<Epoch> {
+    pub const fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
-    pub(super) const fn head(&self) -> (StreamSeq, UnixNanos) {
+    pub const fn head(&self) -> (StreamSeq, UnixNanos) {
         (self.head, self.head_time)
     }
 
-    pub(super) const fn is_caught_up(&self) -> bool {
+    pub const fn is_caught_up(&self) -> bool {
         self.epoch.is_some() && self.goal.is_none()
     }
 
-    pub(super) const fn lag(&self) -> u64 {
+    pub const fn lag(&self) -> u64 {
         self.lag
     }
 
-    pub(super) fn batch_len(&self) -> usize {
+    pub fn batch_len(&self) -> usize {
         self.batch.len()
     }
 
     /// When the next attempt to open a consumer is due; `None` for at once.
-    pub(super) const fn retry_at(&self) -> Option<Instant> {
+    pub const fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    pub(super) const fn resume(&self) -> Resume {
+    pub const fn resume(&self) -> Resume {
         if self.epoch.is_none() || self.snapshot {
             return Resume::Boot(self.start);
         }
@@ -147,7 +150,7 @@ impl Machine {
     }
 
     /// A consumer was created and looked at.
-    pub(super) fn opened(&mut self, joined: &Joined, now: Instant) {
+    pub fn opened(&mut self, joined: &Joined, now: Instant) {
         let boot = matches!(self.resume(), Resume::Boot(_));
         self.consumer = Consumer {
             contiguous: joined.contiguous,
@@ -184,7 +187,7 @@ impl Machine {
     }
 
     /// The history is another one than what was read: everything starts anew.
-    pub(super) fn rewound(&mut self) {
+    pub fn rewound(&mut self) {
         self.flush();
         let mut fresh = Self::new(self.start);
         fresh.events = std::mem::take(&mut self.events);
@@ -196,7 +199,7 @@ impl Machine {
     }
 
     /// A consumer could not be opened. `jitter` is between 0 and 1.
-    pub(super) fn refused(&mut self, now: Instant, jitter: f64) {
+    pub fn refused(&mut self, now: Instant, jitter: f64) {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8));
         let pause = doubled.min(LONGEST_PAUSE).mul_f64(0.5 + jitter / 2.0);
         self.failures = self.failures.saturating_add(1);
@@ -204,7 +207,7 @@ impl Machine {
     }
 
     /// The consumer was given up: the next one at once if this one was any good.
-    pub(super) fn gave_up(&mut self, now: Instant, jitter: f64) {
+    pub fn gave_up(&mut self, now: Instant, jitter: f64) {
         self.flush();
         if self.consumer.progress || self.consumer.idle {
             (self.failures, self.retry_at) = (0, None);
@@ -214,7 +217,7 @@ impl Machine {
     }
 
     /// A message was delivered; no entry is a filler of the publisher's fence.
-    pub(super) fn delivered(&mut self, stamp: &Stamp, entry: Option<Entry>, now: Instant) -> Flow {
+    pub fn delivered(&mut self, stamp: &Stamp, entry: Option<Entry>, now: Instant) -> Flow {
         if !self.consumer.delivery.advance(stamp.consumer_seq) {
             return Flow::Reopen("a delivery is missing");
         }
@@ -238,7 +241,7 @@ impl Machine {
 
     /// The broker sends nothing: it has nothing, or it is `stalled` and waits for flow control.
     /// `count` is how many deliveries it says it made.
-    pub(super) fn heartbeat(&mut self, count: Option<u64>, stalled: bool, now: Instant) -> Flow {
+    pub fn heartbeat(&mut self, count: Option<u64>, stalled: bool, now: Instant) -> Flow {
         if count.is_some_and(|count| !self.consumer.delivery.matches(count)) {
             return Flow::Reopen("a heartbeat counts other deliveries");
         }
@@ -248,12 +251,12 @@ impl Machine {
     }
 
     /// The broker said something that is no heartbeat.
-    pub(super) fn hear(&mut self, now: Instant) {
+    pub fn hear(&mut self, now: Instant) {
         self.heard = Some(now);
     }
 
     /// Time passed, and everything that had arrived was taken.
-    pub(super) fn tick(&mut self, now: Instant) -> Flow {
+    pub fn tick(&mut self, now: Instant) -> Flow {
         let silence = now.saturating_duration_since(*self.heard.get_or_insert(now));
         if silence >= SILENCE {
             self.flush();
@@ -273,7 +276,7 @@ impl Machine {
     }
 
     /// The leader was asked about the stream when the head was `asked`.
-    pub(super) fn surveyed(&mut self, state: &StreamState, asked: StreamSeq, now: Instant) -> Flow {
+    pub fn surveyed(&mut self, state: &StreamState, asked: StreamSeq, now: Instant) -> Flow {
         self.lag = state.last_seq.get().saturating_sub(self.head.get());
         if state.created != self.created {
             return Flow::Reopen("the stream was created anew");
@@ -298,7 +301,7 @@ impl Machine {
     }
 
     /// What had arrived was taken: tells it.
-    pub(super) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         if std::mem::take(&mut self.moved) {
             self.events.push_back(Event::Batch {
                 entries: std::mem::take(&mut self.batch),
