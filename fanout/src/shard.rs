@@ -38,6 +38,9 @@ const AT_ONCE: usize = 32;
 /// Connections that are written to before anything else is looked at.
 const WRITES: usize = 64;
 
+/// How long a shard dispatches and writes before its connections' own tasks have a turn.
+const SLICE: Duration = Duration::from_millis(2);
+
 /// A new connection, its handshake done.
 pub(crate) struct Arrival {
     pub(crate) stream: TcpStream,
@@ -142,6 +145,7 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut tasks = JoinSet::new();
         let mut draining = false;
+        let mut rested_at = Instant::now();
         let (board, metrics) = (&self.shared.board, self.shared.metrics.clone());
         let mut reporter = board.open(metrics, Instant::now());
         let mut look = interval(EVERY);
@@ -151,6 +155,11 @@ impl Shard {
                 return;
             }
             let wait = self.flush_some();
+            if rested_at.elapsed() > SLICE {
+                // Those who read and those who accept are on this thread too.
+                tokio::task::yield_now().await;
+                rested_at = Instant::now();
+            }
             tokio::select! {
                 // What is there is dispatched before more is written: a write takes all of it.
                 biased;

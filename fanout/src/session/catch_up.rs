@@ -159,6 +159,9 @@ impl Session {
                 State::Here(_) => {}
             }
         }
+        if !self.repairs.contains_key(&topic) {
+            self.metrics.resumed("broker");
+        }
         let (since, state) = (pos, State::Wanted(from));
         self.repairs.insert(topic, Repair { since, state });
         Older::Unknown

@@ -65,7 +65,7 @@ impl Due {
     /// Notes what time it is: those that have gathered long enough are ready.
     pub(crate) fn advance(&mut self, now: Instant) {
         let tick = self.millis(now);
-        let steps = (tick - self.tick).min(u64::try_from(SLOTS).unwrap_or(u64::MAX));
+        let steps = tick.saturating_sub(self.tick).min(u64::try_from(SLOTS).unwrap_or(u64::MAX));
         for at in tick - steps + 1..=tick {
             let slot = usize::try_from(at).unwrap_or(usize::MAX) % SLOTS;
             if let Some(slot) = self.gathering.get_mut(slot) {
@@ -73,7 +73,7 @@ impl Due {
                 self.ready.extend(slot.drain(..));
             }
         }
-        self.tick = tick;
+        self.tick = self.tick.max(tick);
     }
 
     /// The next one to write to.
