@@ -107,7 +107,9 @@ impl Replica {
             }
             Event::Trimmed { from, to } => {
                 self.store.write().trimmed(to);
-                self.tell(|| Command::Trimmed { from, to });
+                if self.joined {
+                    self.tell(|| Command::Trimmed { from, to });
+                }
             }
             Event::Reset => {
                 (self.joined, self.rewound) = (false, true);

@@ -79,6 +79,8 @@ pub struct Machine {
     created: UnixNanos,
     head: StreamSeq,
     head_time: UnixNanos,
+    /// Where the stream began at the boot, as it was told.
+    begun: StreamSeq,
     /// The sequence at which [`Event::CaughtUp`] is due.
     goal: Option<StreamSeq>,
     /// The consumer began with the last message of each subject, and has not delivered them all.
@@ -102,6 +104,7 @@ impl Machine {
             created: UnixNanos::EPOCH,
             head: StreamSeq::ZERO,
             head_time: UnixNanos::EPOCH,
+            begun: StreamSeq::ZERO,
             goal: None,
             snapshot: false,
             consumer: Consumer::default(),
@@ -161,6 +164,7 @@ impl Machine {
         if boot {
             self.epoch = Some(joined.epoch);
             self.goal = Some(joined.goal);
+            self.begun = joined.state.first_seq;
             self.snapshot = joined.after.is_none();
             self.events.push_back(Event::Boot {
                 epoch: joined.epoch,
@@ -324,6 +328,9 @@ impl Machine {
     fn skip_vanished(&mut self, state: &StreamState) {
         let gone = state.first_seq.prev();
         if gone > self.head && self.goal.is_some_and(|goal| gone >= goal) {
+            if gone >= self.begun {
+                self.trim(gone);
+            }
             self.head = gone;
             self.head_time = UnixNanos::EPOCH;
             self.moved = true;
