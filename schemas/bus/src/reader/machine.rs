@@ -233,7 +233,12 @@ impl Machine {
             return Flow::Go;
         }
         // Nothing removes messages of such a stream but retention, from the front.
-        if self.consumer.contiguous && !self.snapshot && stamp.stream_seq > self.head.next() {
+        // Among last values there are others between, but behind the last of them there are not.
+        let unbroken = match self.goal.filter(|_| self.snapshot) {
+            Some(goal) => goal.max(self.head),
+            None => self.head,
+        };
+        if self.consumer.contiguous && stamp.stream_seq > unbroken.next() {
             self.trim(stamp.stream_seq.prev());
         }
         (self.head, self.head_time) = (stamp.stream_seq, stamp.time);
