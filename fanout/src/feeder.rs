@@ -126,7 +126,9 @@ impl Feeder {
                         "trimmed before it was read"
                     );
                     self.store.write().trimmed(to);
-                    self.tell(|| Command::Trimmed { from, to }).await;
+                    if joined {
+                        self.tell(|| Command::Trimmed { from, to }).await;
+                    }
                 }
                 Event::Reset => {
                     warn!(stream = self.store.stream, "the history was rewound");

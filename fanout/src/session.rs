@@ -400,23 +400,21 @@ impl Session {
         why: GapReason,
     ) {
         self.metrics.gap(why);
-        if let Some(gap) = gap_message(known, store, text, (pos, to), why) {
-            self.say(&gap);
-        }
+        self.say(&gap_message(known, store, text, (pos, to), why));
     }
 
-    /// Retention removed messages before this replica read them: declares it for every topic.
+    /// Retention removed messages before this replica read them: declares it for every topic; an error
+    /// closes the connection.
     pub(crate) fn trimmed(
         &mut self,
         known: &Known,
         store: &Store,
         (from, to): (StreamSeq, StreamSeq),
         now: Instant,
-    ) {
-        // What is pending comes before what is missing. Whoever is beyond his bound by this is
-        // closed at the next message.
+    ) -> Result<(), CloseCode> {
+        // What is pending comes before what is missing.
         for topic in self.slots.keys().copied().collect::<Vec<_>>() {
-            let _later = self.release(topic, now);
+            self.release(topic, now)?;
         }
         if self.pulls.is_empty() {
             // Nobody waits for anything older: one word for all topics of a string.
@@ -449,6 +447,7 @@ impl Session {
             }
         }
         self.applied = self.applied.max(to);
+        Ok(())
     }
 
     /// The history was rewound: nothing that was sent counts any more.
@@ -475,25 +474,24 @@ fn gap_message(
     text: &str,
     (pos, to): (StreamSeq, StreamSeq),
     why: GapReason,
-) -> Option<ServerMessage<()>> {
-    let epoch = known.epoch?;
+) -> ServerMessage<()> {
     let kind = text.split('.').next().and_then(|kind| kind.parse().ok());
     let is_recorded = !text.contains(['*', '>']) && kind.is_some_and(Kind::has_history);
-    let fill = is_recorded.then(|| {
+    let fill = known.epoch.filter(|_| is_recorded).map(|epoch| {
         format!(
             "/v1/ticks?stream={}&topic={}&epoch={epoch}&after={pos}&until={to}",
             store.stream,
             percent(text)
         )
     });
-    Some(ServerMessage::Gap {
+    ServerMessage::Gap {
         c: text.to_owned(),
         from: pos.next(),
         to,
         why,
         fill: fill.unwrap_or_default(),
         x: 0,
-    })
+    }
 }
 
 /// A topic as part of a query string.

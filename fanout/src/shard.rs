@@ -288,7 +288,15 @@ impl Shard {
                 self.applied.set(self.applied.get().max(to));
                 let known = self.shared.store.read();
                 let (store, now) = (&self.shared.store, Instant::now());
-                self.each(|session| session.trimmed(&known, store, (from, to), now));
+                for connection in self.connections.borrow().values() {
+                    let mut session = connection.session.borrow_mut();
+                    let told = session.trimmed(&known, store, (from, to), now);
+                    drop(session);
+                    if let Err(code) = told {
+                        connection.end(code);
+                    }
+                    connection.wake.notify_one();
+                }
             }
             // Handled where tasks are owned.
             Command::Accept(_) | Command::Drain(_) => {}

@@ -181,7 +181,7 @@ impl Session {
             return pos;
         }
         self.metrics.gap(GapReason::Retention);
-        let gap = known.info(topic).and_then(|info| {
+        let gap = known.info(topic).map(|info| {
             super::gap_message(known, store, &info.text, (pos, end), GapReason::Retention)
         });
         if let Some(gap) = gap {
@@ -203,9 +203,7 @@ impl Session {
         };
         self.metrics.gap(GapReason::Retention);
         let gap = super::gap_message(known, store, &info.text, (pos, end), GapReason::Retention);
-        if let Some(gap) = gap {
-            sink.message(&gap);
-        }
+        sink.message(&gap);
         let last = known.last(topic);
         if let Some(last) = last.filter(|last| last.seq <= end && info.kind.is_state()) {
             sink.snapshot(last);

@@ -183,9 +183,7 @@ impl Session {
         self.metrics.unencodable.inc();
         let (span, why) = ((message.prev, message.seq), GapReason::Retention);
         let gap = gap_message(known, store, &message.topic.text, span, why);
-        if let Some(gap) = gap {
-            sink.message(&gap);
-        }
+        sink.message(&gap);
     }
 
     /// Serves snapshots and catch-ups while there is room.
@@ -246,9 +244,7 @@ impl Session {
             for text in self.held_strings() {
                 self.metrics.gap(GapReason::Retention);
                 let gap = gap_message(&known, store, text, span, GapReason::Retention);
-                if let Some(gap) = gap {
-                    sink.message(&gap);
-                }
+                sink.message(&gap);
             }
         }
     }
@@ -289,9 +285,7 @@ impl Session {
                 self.metrics.gap(GapReason::Budget);
                 let span = (from, last.seq);
                 let gap = gap_message(known, store, &last.topic.text, span, GapReason::Budget);
-                if let Some(gap) = gap {
-                    sink.message(&gap);
-                }
+                sink.message(&gap);
                 sink.snapshot(&last);
             }
             Covers::Nothing | Covers::Past => {
@@ -299,9 +293,7 @@ impl Session {
                     self.metrics.unencodable.inc();
                     let (span, why) = ((from, last.seq), GapReason::Retention);
                     let gap = gap_message(known, store, &last.topic.text, span, why);
-                    if let Some(gap) = gap {
-                        sink.message(&gap);
-                    }
+                    sink.message(&gap);
                 }
             }
         }

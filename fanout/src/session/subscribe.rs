@@ -197,7 +197,11 @@ impl Session {
         let single: Vec<(&String, StreamSeq)> = match selector {
             Selector::Topic(_) => Vec::new(),
             Selector::Pattern(pattern) => {
-                let named = from.s.iter().filter(|(topic, _)| pattern.matches(topic));
+                // A pattern among them is declared where it is subscribed.
+                let named = from
+                    .s
+                    .iter()
+                    .filter(|(topic, _)| !topic.contains(['*', '>']) && pattern.matches(topic));
                 let behind =
                     named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
                 behind.filter(|(_, pos)| *pos < origin).collect()

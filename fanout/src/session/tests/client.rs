@@ -292,7 +292,8 @@ impl Client {
         assert_eq!(
             truth.between(topic, p, s),
             0,
-            "{topic}: p {p} s {s} is a lie"
+            "{topic}: p {p} s {s} is a lie: {}",
+            truth.describe(topic)
         );
         let again = self.went_back;
         let place = self.place(topic);
@@ -330,7 +331,12 @@ impl Client {
             if self.is_held(topic) {
                 let pos = self.place(topic).pos;
                 let missing = truth.between(topic, pos, cursor.next());
-                assert_eq!(missing, 0, "{topic}: {pos} is behind the cursor {cursor}");
+                assert_eq!(
+                    missing,
+                    0,
+                    "{topic}: {pos} is behind the cursor {cursor}: {}",
+                    truth.describe(topic)
+                );
                 self.declare(topic, cursor);
             }
         }

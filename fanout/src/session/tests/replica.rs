@@ -108,7 +108,9 @@ impl Replica {
             }
             Event::Trimmed { from, to } => {
                 self.store.write().trimmed(to);
-                self.tell(|| Command::Trimmed { from, to });
+                if self.joined {
+                    self.tell(|| Command::Trimmed { from, to });
+                }
             }
             Event::Reset => {
                 (self.joined, self.rewound) = (false, true);
@@ -154,8 +156,11 @@ impl Replica {
                 Some(Command::Trimmed { from, to }) => {
                     let known = self.store.read();
                     shard.applied = shard.applied.max(to);
-                    for (session, _) in shard.sessions.values_mut() {
-                        session.trimmed(&known, &self.store, (from, to), now);
+                    for (id, (session, _)) in &mut shard.sessions {
+                        let told = session.trimmed(&known, &self.store, (from, to), now);
+                        if told.is_err() && !slow.contains(id) {
+                            slow.push(*id);
+                        }
                     }
                 }
                 Some(Command::Accept(_) | Command::Drain { .. }) => unreachable!(),

@@ -183,11 +183,12 @@ impl World {
         let (replica, shard, id) = at;
         let truth = self.histories.last().unwrap();
         let place = &mut self.replicas[replica];
-        if place.store.read().epoch != Some(truth.epoch) {
-            // Not before it is known that the history is another one.
+        let (session, _) = place.shards[shard].sessions.get_mut(&id).unwrap();
+        let known = place.store.read().epoch;
+        if known != Some(truth.epoch) || !session.is_of(&place.store.read()) {
+            // Not before everybody knows that the history is another one.
             return;
         }
-        let (session, _) = place.shards[shard].sessions.get_mut(&id).unwrap();
         while let Some(ask) = session.ask() {
             let topic = place.store.read().info(ask.topic).cloned().unwrap();
             let head = truth.head();

@@ -79,6 +79,8 @@ pub struct Machine {
     created: UnixNanos,
     head: StreamSeq,
     head_time: UnixNanos,
+    /// Where the stream began at the boot, as it was told.
+    begun: StreamSeq,
     /// The sequence at which [`Event::CaughtUp`] is due.
     goal: Option<StreamSeq>,
     /// The consumer began with the last message of each subject, and has not delivered them all.
@@ -102,6 +104,7 @@ impl Machine {
             created: UnixNanos::EPOCH,
             head: StreamSeq::ZERO,
             head_time: UnixNanos::EPOCH,
+            begun: StreamSeq::ZERO,
             goal: None,
             snapshot: false,
             consumer: Consumer::default(),
@@ -161,6 +164,7 @@ impl Machine {
         if boot {
             self.epoch = Some(joined.epoch);
             self.goal = Some(joined.goal);
+            self.begun = joined.state.first_seq;
             self.snapshot = joined.after.is_none();
             self.events.push_back(Event::Boot {
                 epoch: joined.epoch,
@@ -229,7 +233,12 @@ impl Machine {
             return Flow::Go;
         }
         // Nothing removes messages of such a stream but retention, from the front.
-        if self.consumer.contiguous && !self.snapshot && stamp.stream_seq > self.head.next() {
+        // Among last values there are others between, but behind the last of them there are not.
+        let unbroken = match self.goal.filter(|_| self.snapshot) {
+            Some(goal) => goal.max(self.head),
+            None => self.head,
+        };
+        if self.consumer.contiguous && stamp.stream_seq > unbroken.next() {
             self.trim(stamp.stream_seq.prev());
         }
         (self.head, self.head_time) = (stamp.stream_seq, stamp.time);
@@ -324,6 +333,9 @@ impl Machine {
     fn skip_vanished(&mut self, state: &StreamState) {
         let gone = state.first_seq.prev();
         if gone > self.head && self.goal.is_some_and(|goal| gone >= goal) {
+            if gone >= self.begun {
+                self.trim(gone);
+            }
             self.head = gone;
             self.head_time = UnixNanos::EPOCH;
             self.moved = true;

@@ -92,6 +92,33 @@ fn an_empty_stream_is_caught_up_at_once() {
 }
 
 #[test]
+fn what_expires_during_a_snapshot_is_declared() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Start::LastPerSubject);
+    machine.opened(&joined(None, state(1, 9)), now);
+    deliver(&mut machine, 1, 4, now);
+    let flow = machine.surveyed(&state(12, 11), seq(4), now);
+    assert_eq!(flow, Flow::Go);
+    assert_eq!(
+        told(&mut machine),
+        ["boot 9", "4 @4", "trimmed 5-11", " @11", "caught up"]
+    );
+}
+
+#[test]
+fn what_expires_behind_a_snapshot_is_declared() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Start::LastPerSubject);
+    machine.opened(&joined(None, state(1, 9)), now);
+    deliver(&mut machine, 1, 4, now);
+    deliver(&mut machine, 2, 14, now);
+    assert_eq!(
+        told(&mut machine),
+        ["boot 9", "4 @4", "trimmed 5-13", "14 @14", "caught up"]
+    );
+}
+
+#[test]
 fn fillers_at_the_tail_are_caught_up_with() {
     let now = Instant::now();
     let mut machine = Machine::new(Start::LastPerSubject);
@@ -269,7 +296,10 @@ fn a_goal_that_expires_is_reached() {
     machine.opened(&joined(None, state(1, 3)), now);
     assert_eq!(machine.heartbeat(Some(0), false, now), Flow::Go);
     assert_eq!(machine.surveyed(&state(4, 3), seq(0), now), Flow::Go);
-    assert_eq!(told(&mut machine), ["boot 3", " @3", "caught up"]);
+    assert_eq!(
+        told(&mut machine),
+        ["boot 3", "trimmed 1-3", " @3", "caught up"]
+    );
 }
 
 /// What the simulated broker and network do next.
