@@ -31,7 +31,7 @@ pub(crate) use assembly::ROOM;
 pub(crate) use parting::Parted;
 use parting::listen;
 use writing::write_all;
-pub(crate) use writing::{Outlet, flush};
+pub(crate) use writing::{Outlet, flush, has_more};
 
 /// How often a client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);

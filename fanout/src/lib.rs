@@ -227,6 +227,7 @@ pub async fn run(
         shards: shards.clone(),
         next: AtomicUsize::new(0),
         origins: args.origins.clone(),
+        is_local: listener.local_addr()?.ip().is_loopback(),
         deflate: args.deflate,
         max_connections: i64::try_from(args.max_connections.get()).unwrap_or(i64::MAX),
         max_handshakes: args.max_handshakes.get(),

@@ -67,6 +67,8 @@ pub(crate) struct Door {
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     pub(crate) next: AtomicUsize,
     pub(crate) origins: Vec<String>,
+    /// Only this machine reaches it.
+    pub(crate) is_local: bool,
     /// Whether clients may have compression.
     pub(crate) deflate: bool,
     pub(crate) max_connections: i64,

@@ -104,6 +104,8 @@ pub(crate) struct Session {
     topics: FxHashMap<TopicId, Held>,
     pulls: VecDeque<TopicId>,
     repairs: FxHashMap<TopicId, Repair>,
+    /// How many of them hold a page, or have asked for one.
+    pages: usize,
     next_ticket: u64,
     slots: FxHashMap<TopicId, Slot>,
     /// Pending quotes by instrument: they leave before its next trade.
@@ -149,6 +151,7 @@ impl Session {
             topics: FxHashMap::default(),
             pulls: VecDeque::new(),
             repairs: FxHashMap::default(),
+            pages: 0,
             next_ticket: 0,
             slots: FxHashMap::default(),
             quotes: FxHashMap::default(),
@@ -208,6 +211,11 @@ impl Session {
     /// Whether answers have piled up: whoever asks must also read.
     pub(crate) const fn is_drowning(&self) -> bool {
         self.outbox.control_bytes() > self.limits.unsent_bytes
+    }
+
+    /// Whether so much waits that the socket should have it before anything is added.
+    pub(crate) const fn is_pressed(&self) -> bool {
+        self.outbox.live_bytes() > self.limits.unsent_bytes / 4
     }
 
     /// Whether answers or live messages wait for the socket.
@@ -373,6 +381,7 @@ impl Session {
         self.quotes.clear();
         self.pulls.clear();
         self.repairs.clear();
+        self.pages = 0;
         self.owed = None;
         self.say(&ServerMessage::Reset {
             st: Some(store.stream.clone()),

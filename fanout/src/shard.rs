@@ -33,8 +33,6 @@ use due::{Due, Pace};
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
 pub(crate) const INLET: usize = 256;
 
-/// Commands that are obeyed before anything is written.
-const AT_ONCE: usize = 32;
 /// Connections that are written to before anything else is looked at.
 const WRITES: usize = 64;
 
@@ -106,6 +104,8 @@ pub(crate) struct Shard {
     pub(crate) connections: RefCell<FxHashMap<ConnId, Rc<Connection>>>,
     /// Connections that have live messages to write, the longest waiting first.
     due: RefCell<Due>,
+    /// Somebody who keeps up has much to be written.
+    is_pressed: Cell<bool>,
     pace: Pace,
     /// One buffer for writes, used by whoever writes.
     pub(crate) buffer: RefCell<Vec<u8>>,
@@ -128,6 +128,7 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         index: RefCell::default(),
         connections: RefCell::default(),
         due: RefCell::new(Due::new(Instant::now())),
+        is_pressed: Cell::new(false),
         pace: Pace::new(Instant::now()),
         buffer: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
@@ -155,28 +156,34 @@ impl Shard {
                 return;
             }
             let wait = self.flush_some();
+            // Whom a burst has brought near his bound has it before there is more.
+            let takes = !self.is_pressed.get() || wait != Some(Duration::ZERO);
+            if takes {
+                self.is_pressed.set(false);
+            }
             if rested_at.elapsed() > SLICE {
                 // Those who read and those who accept are on this thread too.
                 tokio::task::yield_now().await;
                 rested_at = Instant::now();
             }
             tokio::select! {
-                // What is there is dispatched before more is written: a write takes all of it.
                 biased;
-                command = commands.recv() => {
+                _ = look.tick() => self.report(&mut reporter),
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                // What is there is dispatched before more is written: a write takes all of it.
+                command = commands.recv(), if takes => {
                     let Some(command) = command else {
                         return;
                     };
+                    let begun = Instant::now();
                     self.take(command, &mut tasks, &mut draining);
-                    for _ in 1..AT_ONCE {
+                    while !self.is_pressed.get() && begun.elapsed() < SLICE {
                         let Ok(command) = commands.try_recv() else {
                             break;
                         };
                         self.take(command, &mut tasks, &mut draining);
                     }
                 }
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                _ = look.tick() => self.report(&mut reporter),
                 () = pause(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -211,6 +218,9 @@ impl Shard {
                 break;
             };
             connection::flush(self, &connection, begun);
+            if connection::has_more(&connection, begun) {
+                self.due.borrow_mut().again(connection);
+            }
         }
         self.pace.spend(begun, Instant::now());
         self.due.borrow().wait()
@@ -334,7 +344,12 @@ impl Shard {
                 let Some(connection) = connections.get(id).filter(|of| of.is_open()) else {
                     continue;
                 };
-                let delivered = connection.session.borrow_mut().deliver(live, now);
+                let mut session = connection.session.borrow_mut();
+                let delivered = session.deliver(live, now);
+                if session.is_pressed() && !connection.outlet.is_blocked() {
+                    self.is_pressed.set(true);
+                }
+                drop(session);
                 match delivered {
                     Ok(None) => due.add(connection, window),
                     Ok(Some(later)) => connection.look_at(later),
@@ -407,6 +422,14 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Counts what a socket took.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written.write(bytes);
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.shared.metrics.written_bytes.inc_by(size.into());
+        self.shared.metrics.flush_bytes.observe(size.into());
     }
 
     /// Everything up to here was dispatched.

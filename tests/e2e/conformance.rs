@@ -170,7 +170,7 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
     let before = counter(&world, "tickwire_fanout_deflate_in_bytes_total ").await?;
     let after = counter(&world, "tickwire_fanout_deflate_out_bytes_total ").await?;
     let compressed = counter(&world, "tickwire_fanout_compressed_total ").await?;
-    let encoded = counter(&world, "tickwire_fanout_encoded_total ").await?;
+    let encoded = counter(&world, "tickwire_fanout_encoded_total{encoding=\"json\"} ").await?;
     eprintln!("{before} bytes were sent as {after}; {encoded} ticks encoded, {compressed} pieces");
     ensure!(after < before && compressed > 0 && encoded > 0);
     Ok(())

@@ -15,8 +15,8 @@ use crate::repair::Page;
 use crate::session::Ask;
 use crate::shard::Shard;
 
-/// Requests to the broker that one connection may have under way.
-const MAX_ASKED: usize = 8;
+/// Requests that one connection may have under way, those that nobody waits for any more included.
+const MAX_ASKED: usize = 16;
 /// How long to wait before the broker is asked again, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Whoever waited so long, and the broker is there, is sent to another replica.

@@ -103,14 +103,22 @@ pub(super) async fn farewell(shard: &Shard, connection: &Connection) -> Ended {
     let mut bytes = connection.outlet.take();
     let (code, reason) = connection.close.get().unwrap_or((1011, "internal error"));
     // Whoever has to leave through no fault of his own gets all that waits for him.
-    let flushes = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
+    let is_ours = !connection.parted.heard.get();
+    let is_departure = code == CloseCode::Restart.code() || code == CloseCode::GoingAway.code();
+    let flushes = is_ours && is_departure;
     let is_slow = code == CloseCode::Slow.code();
     let patience = if is_slow { SLOW_FAREWELL } else { FAREWELL };
     let parting = timeout(patience, async {
         put(connection, &bytes).await?;
-        while flushes && connection.session.borrow().has_unsent() {
+        // What was answered before the end was decided is said before it is announced.
+        loop {
             let start = put_together(shard, connection, &mut bytes, Instant::now());
-            put(connection, bytes.get(start..).unwrap_or_default()).await?;
+            let more = bytes.get(start..).unwrap_or_default();
+            put(connection, more).await?;
+            // What is too old to be sent stays where it is.
+            if more.is_empty() || !flushes || !connection.session.borrow().has_unsent() {
+                break;
+            }
         }
         bytes.clear();
         match connection.wire {

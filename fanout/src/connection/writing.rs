@@ -42,6 +42,10 @@ impl Outlet {
         }
     }
 
+    pub(crate) const fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
     pub(super) const fn alarm(&self) -> Instant {
         self.alarm.get()
     }
@@ -85,23 +89,24 @@ pub(crate) fn flush(shard: &Shard, connection: &Connection, now: Instant) -> boo
     if bytes.is_empty() {
         return false;
     }
-    match connection.stream.try_write(bytes) {
-        Ok(count) if count == bytes.len() => {}
-        Ok(count) => outlet.hold_back(bytes.get(count..).unwrap_or_default()),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => outlet.hold_back(bytes),
-        Err(_) => outlet.is_broken.set(true),
-    }
+    let taken = match connection.stream.try_write(bytes) {
+        Ok(count) => count,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(_) => {
+            outlet.is_broken.set(true);
+            connection.wake.notify_one();
+            return true;
+        }
+    };
     outlet.written_at.set(now);
-    shard.written.write(bytes.len());
-    let metrics = &shard.shared.metrics;
-    if let Some(waited) = waited.flatten() {
-        metrics.hops.written.observe(waited.as_secs_f64());
-    }
-    let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    metrics.written_bytes.inc_by(size.into());
-    metrics.flush_bytes.observe(size.into());
-    if outlet.is_blocked.get() || outlet.is_broken.get() {
+    shard.wrote(taken);
+    if taken < bytes.len() {
+        outlet.hold_back(bytes.get(taken..).unwrap_or_default());
         connection.wake.notify_one();
+    } else if let Some(waited) = waited.flatten() {
+        let took = waited + now.elapsed();
+        let written = &shard.shared.metrics.hops.written;
+        written.observe(took.as_secs_f64());
     }
     // A burst leaves nothing behind.
     buffer.shrink_to(super::ROOM * 4);
@@ -119,7 +124,7 @@ pub(super) async fn write_all(shard: &Shard, connection: &Connection) -> Ended {
             return farewell(shard, connection).await;
         }
         if outlet.is_blocked.get() {
-            if let Err(ended) = unblock(connection).await {
+            if let Err(ended) = unblock(shard, connection).await {
                 return ended;
             }
             continue;
@@ -150,12 +155,18 @@ pub(super) async fn write_all(shard: &Shard, connection: &Connection) -> Ended {
     }
 }
 
+/// Whether a socket that took everything so far may take more.
+pub(crate) fn has_more(connection: &Connection, now: Instant) -> bool {
+    let is_free = !connection.outlet.is_blocked.get() && connection.is_open();
+    is_free && connection.session.borrow().has_work(now)
+}
+
 fn has_work(connection: &Connection, now: Instant) -> bool {
     !connection.control.borrow().is_empty() || connection.session.borrow().has_work(now)
 }
 
 /// Writes what was held back, unless the connection is closed meanwhile.
-async fn unblock(connection: &Connection) -> Result<(), Ended> {
+async fn unblock(shard: &Shard, connection: &Connection) -> Result<(), Ended> {
     let outlet = &connection.outlet;
     let bytes = outlet.take();
     let mut left = bytes.as_slice();
@@ -168,7 +179,10 @@ async fn unblock(connection: &Connection) -> Result<(), Ended> {
             ready = connection.stream.writable() => {
                 match ready.and_then(|()| connection.stream.try_write(left)) {
                     Ok(0) => return Err(Ended::Gone),
-                    Ok(count) => left = left.get(count..).unwrap_or_default(),
+                    Ok(count) => {
+                        shard.wrote(count);
+                        left = left.get(count..).unwrap_or_default();
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => return Err(Ended::Gone),
                 }

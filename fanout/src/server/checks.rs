@@ -14,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use schemas::http::{NO_PAGE, PROBLEM_JSON, Problem};
 use schemas::ws::Encoding;
 
+use super::Door;
+
 /// Characters of a name that is not ours, as it is said back.
 const MAX_ECHO: usize = 64;
 
@@ -199,6 +201,25 @@ pub(super) fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<()
         "origin",
         StatusCode::FORBIDDEN,
         "pages of this origin may not connect: see --origins",
+    ))
+}
+
+/// Browsers do not say where a page comes from that reads events of its own host, which may be a
+/// name that somebody has made to point here.
+pub(super) fn check_host(door: &Door, headers: &HeaderMap) -> Result<(), Refusal> {
+    let host = text(headers, &HOST);
+    let is_told = headers.contains_key(ORIGIN);
+    let is_listed = |known: &String| {
+        let of = known.split_once("://").map_or(known.as_str(), |(_, of)| of);
+        of == "*" || of.eq_ignore_ascii_case(host)
+    };
+    if is_told || !door.is_local || is_nobodys_name(host) || door.origins.iter().any(is_listed) {
+        return Ok(());
+    }
+    Err(refuse(
+        "host",
+        StatusCode::FORBIDDEN,
+        "by this name nobody may connect: see --origins",
     ))
 }
 

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use schemas::ws::Encoding;
 use tracing::debug;
 
-use super::checks::{Refusal, check_credentials, check_origin, lists, refuse};
+use super::checks::{Refusal, check_credentials, check_host, check_origin, lists, refuse};
 use super::lent::Lent;
 use super::{Cx, Door, check_room, query};
 use crate::connection::Wire;
@@ -33,7 +33,9 @@ pub(super) async fn open(
     Extension(lent): Extension<Lent>,
     request: Request,
 ) -> Response {
-    let allowed = match check_origin(&door.origins, request.headers()) {
+    let is_welcome = check_origin(&door.origins, request.headers())
+        .and_then(|()| check_host(&door, request.headers()));
+    let allowed = match is_welcome {
         Ok(()) => cross_origin(request.headers()),
         Err(refusal) => return door.answer(Err(refusal)),
     };

@@ -75,6 +75,7 @@ impl Replica {
             shards: shards.clone(),
             next: AtomicUsize::new(0),
             origins: args.origins.clone(),
+            is_local: true,
             deflate: args.deflate,
             max_connections: 1_000,
             max_handshakes: args.max_handshakes.get(),

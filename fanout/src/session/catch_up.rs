@@ -11,12 +11,22 @@ use super::{Covers, Phase, Session};
 use crate::repair::Page;
 use crate::store::{Known, Message, Next, Store, TopicId};
 
+/// Pages that one connection may hold or have asked for: more are asked for as they are written.
+const MAX_PAGES: usize = 8;
+
 /// How far the reading of older messages is.
 #[derive(Debug)]
 pub(super) struct Repair {
     /// The client's position then: the topic has nothing between it and where the page begins.
     since: StreamSeq,
     state: State,
+}
+
+impl Repair {
+    /// Whether it takes, or will take, a page of memory.
+    const fn counts(&self) -> bool {
+        !matches!(self.state, State::Wanted(_))
+    }
 }
 
 #[derive(Debug)]
@@ -51,13 +61,14 @@ enum Older {
 impl Session {
     /// Whether older messages must be asked for.
     pub(crate) fn wants(&self) -> bool {
-        self.repairs
-            .values()
-            .any(|repair| matches!(repair.state, State::Wanted(_)))
+        self.pages < MAX_PAGES && self.pages < self.repairs.len()
     }
 
     /// The next thing to ask for; [`Session::answered`] takes the answer.
     pub(crate) fn ask(&mut self) -> Option<Ask> {
+        if !self.wants() {
+            return None;
+        }
         let ticket = self.next_ticket;
         let wanted = self
             .repairs
@@ -68,6 +79,7 @@ impl Session {
             });
         let (topic, after, repair) = wanted?;
         repair.state = State::Asked(ticket);
+        self.pages += 1;
         self.next_ticket += 1;
         Some(Ask {
             ticket,
@@ -82,6 +94,13 @@ impl Session {
             && matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket)
         {
             repair.state = State::Here(page);
+        }
+    }
+
+    /// Drops what was read of a topic, or what was to be.
+    pub(super) fn forget_repair(&mut self, topic: TopicId) {
+        if let Some(repair) = self.repairs.remove(&topic) {
+            self.pages -= usize::from(repair.counts());
         }
     }
 
@@ -108,11 +127,11 @@ impl Session {
                     let pos = self.expired((known, store), topic, pos, sink);
                     return self.settle(topic, pos);
                 }
+                Next::Missing(_) if self.resumed >= self.limits.resume_messages => {
+                    self.give_up(topic, pos);
+                    return false;
+                }
                 Next::Missing(to) => match self.older(topic, pos) {
-                    Older::Message(_) if self.resumed >= self.limits.resume_messages => {
-                        self.give_up(topic, pos);
-                        return false;
-                    }
                     Older::Message(message) => {
                         self.resumed += 1;
                         self.metrics.repaired.inc();
@@ -159,11 +178,11 @@ impl Session {
                 State::Here(_) => {}
             }
         }
-        if !self.repairs.contains_key(&topic) {
-            self.metrics.resumed("broker");
-        }
         let (since, state) = (pos, State::Wanted(from));
-        self.repairs.insert(topic, Repair { since, state });
+        match self.repairs.insert(topic, Repair { since, state }) {
+            Some(before) => self.pages -= usize::from(before.counts()),
+            None => self.metrics.resumed("broker"),
+        }
         Older::Unknown
     }
 
@@ -212,7 +231,7 @@ impl Session {
 
     /// More is asked for than may be replayed: the last value takes its place.
     fn give_up(&mut self, topic: TopicId, pos: StreamSeq) {
-        self.repairs.remove(&topic);
+        self.forget_repair(topic);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.floor = held.floor.max(pos);
             held.phase = Phase::Snapshot {
@@ -229,7 +248,7 @@ impl Session {
             self.pause(topic, pos);
             return false;
         }
-        self.repairs.remove(&topic);
+        self.forget_repair(topic);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.floor = held.floor.max(pos);
             held.phase = Phase::Live;

@@ -216,12 +216,12 @@ impl Session {
                 Phase::CatchUp { pos, since } => {
                     let reached = self.pull_messages((&known, store), topic, pos, sink);
                     if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                        if known.heard_for(FUTURE, now) {
+                        if known.head < pos && known.heard_for(FUTURE, now) {
                             self.void(&known, topic, sink);
                             self.pulls.push_back(topic);
                             continue;
                         }
-                        // Nobody can tell as long as the broker is away.
+                        // Nobody can tell as long as the broker is away, or the shard behind.
                         if let Some(held) = self.topics.get_mut(&topic) {
                             held.phase = Phase::CatchUp { pos, since: now };
                         }
@@ -319,7 +319,7 @@ impl Session {
     fn void(&mut self, known: &Known, topic: TopicId, sink: &mut Sink<'_>) {
         let Some(epoch) = known.epoch else { return };
         self.metrics.resets.inc();
-        self.repairs.remove(&topic);
+        self.forget_repair(topic);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.phase = Phase::Snapshot {
                 from: known.origin(),

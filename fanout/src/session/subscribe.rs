@@ -82,8 +82,11 @@ impl Session {
         let mut fresh: HashSet<&str> = HashSet::new();
         let (mut topics, mut patterns) = (self.exact.len(), self.patterns.len());
         for text in &op.topics {
+            if fresh.contains(text.as_str()) {
+                continue;
+            }
             let counts = (&mut topics, &mut patterns);
-            let is_new = !self.holds(text) && !fresh.contains(text.as_str());
+            let is_new = !self.holds(text);
             match self.accept(text, is_new, counts) {
                 Ok(selector) => {
                     fresh.insert(text);
@@ -318,7 +321,7 @@ impl Session {
             Start::Head => (Phase::Live, self.applied),
         };
         self.take_slot(topic.id);
-        self.repairs.remove(&topic.id);
+        self.forget_repair(topic.id);
         let pulls = phase != Phase::Live;
         let queued = self.topics.get(&topic.id).is_some_and(|held| held.queued);
         if pulls && !queued {
@@ -374,14 +377,17 @@ impl Session {
     ) -> (Phase, StreamSeq) {
         let last = known.last(topic.id).map(|last| last.seq);
         let resumes_state = topic.kind.is_state() && op.conflate != Conflate::None;
-        if resumes_state && pos <= self.applied && last.is_some_and(|last| pos < last) {
-            let phase = Phase::Snapshot {
-                from: pos,
-                covers: Covers::Omissions,
-            };
-            return (phase, StreamSeq::ZERO);
-        }
         let origin = known.origin();
+        if resumes_state && pos <= self.applied && last.is_some_and(|last| pos < last) {
+            // Behind a gap there is nothing that could be told to have been left out.
+            let is_first_look = pos < origin && op.snapshot != Some(false);
+            let covers = if is_first_look {
+                Covers::Nothing
+            } else {
+                Covers::Omissions
+            };
+            return (Phase::Snapshot { from: pos, covers }, StreamSeq::ZERO);
+        }
         // A topic that is new was told by its subscription where it begins.
         if pos < origin && self.topics.contains_key(&topic.id) {
             self.declare_gap(
@@ -484,10 +490,12 @@ impl Session {
             .collect();
         for id in gone {
             self.topics.remove(&id);
-            self.repairs.remove(&id);
+            self.forget_repair(id);
             self.take_slot(id);
             cx.index.remove(id, self.id);
         }
+        let held = &self.topics;
+        self.pulls.retain(|topic| held.contains_key(topic));
         let kept: Vec<(TopicId, Box<str>)> = self
             .topics
             .keys()

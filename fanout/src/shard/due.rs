@@ -65,7 +65,9 @@ impl Due {
     /// Notes what time it is: those that have gathered long enough are ready.
     pub(crate) fn advance(&mut self, now: Instant) {
         let tick = self.millis(now);
-        let steps = tick.saturating_sub(self.tick).min(u64::try_from(SLOTS).unwrap_or(u64::MAX));
+        let steps = tick
+            .saturating_sub(self.tick)
+            .min(u64::try_from(SLOTS).unwrap_or(u64::MAX));
         for at in tick - steps + 1..=tick {
             let slot = usize::try_from(at).unwrap_or(usize::MAX) % SLOTS;
             if let Some(slot) = self.gathering.get_mut(slot) {
@@ -81,6 +83,13 @@ impl Due {
         let connection = self.ready.pop_front()?;
         connection.outlet.is_due.set(false);
         Some(connection)
+    }
+
+    /// Puts a connection behind the others that are ready.
+    pub(crate) fn again(&mut self, connection: Rc<Connection>) {
+        if !connection.outlet.is_due.replace(true) {
+            self.ready.push_back(connection);
+        }
     }
 
     /// How long nobody will be ready; `None` if nobody waits.

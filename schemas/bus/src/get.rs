@@ -224,7 +224,8 @@ async fn may_expire_elsewhere(
         return Ok(false);
     }
     let message = stream::message_at(client, stream, seq).await?;
-    Ok(message.is_some_and(|message| message.time.since(edge) <= SKEW))
+    // What the leader has not any more has just expired.
+    Ok(message.is_none_or(|message| message.time.since(edge) <= SKEW))
 }
 
 /// Reads messages of a subject from the leader, one by one.

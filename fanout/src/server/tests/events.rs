@@ -349,6 +349,15 @@ async fn pages_read_events_by_the_rule_of_the_handshake() {
         let answer = rest(&mut replica.send(method, path, evil).await).await;
         assert_eq!(status(&answer), 403);
     }
+    // A page of a name that was made to point here says nothing of where it comes from.
+    for (host, expected) in [("evil.example:8081", 403), ("ticks.example", 200)] {
+        let mut stream = replica.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut events = Events::of(stream);
+        let head = events.until("\r\n\r\n").await.unwrap();
+        assert_eq!(status(&head), expected, "{host}");
+    }
     let cases = [
         ("GET", path, 200),
         ("GET", "/v1/sse", 400),
