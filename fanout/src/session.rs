@@ -128,6 +128,7 @@ pub(crate) struct Session {
     /// What retention removed, to be declared for topics that had no message yet: once nobody waits
     /// for anything older, one word for all topics of a string will do.
     owed: Option<(StreamSeq, StreamSeq)>,
+    born: Instant,
     /// When the socket last had room.
     filled_at: Instant,
 }
@@ -166,6 +167,7 @@ impl Session {
             applied,
             rewinding: false,
             owed: None,
+            born: now,
             filled_at: now,
         }
     }
@@ -285,8 +287,9 @@ impl Session {
         };
         held.floor = live.seq;
         if let Some(pause) = pause {
-            self.conflate(live, now + pause);
-            return Ok((!pause.is_zero()).then_some(now + pause));
+            let due = next_beat(self.born, now, pause);
+            self.conflate(live, due);
+            return Ok((!pause.is_zero()).then_some(due));
         }
         // What was pending before the conflation was lifted goes first.
         self.release(topic, now)?;
@@ -465,6 +468,16 @@ impl Session {
         (self.epoch, self.rewinding) = (Some(epoch), false);
         self.void_all(known, store, epoch);
     }
+}
+
+/// When values that are conflated over a time go out: all at once, so that it takes one write.
+fn next_beat(born: Instant, now: Instant, pause: Duration) -> Instant {
+    let past = now.saturating_duration_since(born).as_nanos();
+    let Some(left) = past.checked_rem(pause.as_nanos()) else {
+        return now;
+    };
+    let left = Duration::from_nanos(u64::try_from(left).unwrap_or(0));
+    now + pause.saturating_sub(left)
 }
 
 /// What was left out of a topic before its latest message.

@@ -80,6 +80,58 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
     assert!(count > 200, "{count} messages");
 }
 
+/// One write for all values of an interval, and at most one value of a topic in each.
+#[test]
+fn values_that_are_conflated_over_a_time_leave_together() {
+    let store = Store::new("T", 1_000_000);
+    let epoch = Epoch::new(UnixNanos::new(5), 0);
+    store
+        .write()
+        .begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
+    let (mut index, now) = (Index::default(), Instant::now());
+    let metrics = Metrics::new(&mut Registry::default());
+    let head = StreamSeq::ZERO;
+    let mut session = Session::new(ConnId(1), Encoding::Json, LIMITS, metrics, head, now);
+    let op = Subscribe {
+        topics: vec!["quote.x.*".to_owned()],
+        snapshot: Some(false),
+        conflate: Conflate::Millis(250),
+        ..Subscribe::default()
+    };
+    let mut cx = Reply {
+        store: &store,
+        index: &mut index,
+        now,
+    };
+    session.carry_out(ClientOp::Subscribe(op), &mut cx);
+    let after = |millis: u64| now + Duration::from_millis(millis);
+    let cases = [
+        (1, 0, 250),
+        (2, 10, 250),
+        (3, 249, 250),
+        (4, 250, 500),
+        (5, 700, 750),
+    ];
+    for (seq, published, due) in cases {
+        let live = {
+            let mut known = store.write();
+            known.head = StreamSeq::new(seq);
+            let subject = format!("tick.quote.x.S{seq}");
+            let payload = b"\x81\xa1k\xa5quote";
+            let time = UnixNanos::new(1);
+            known.apply(&subject, StreamSeq::new(seq), time, payload)
+        };
+        let live = live.unwrap();
+        session.born(&live.topic, live.seq, cx.index);
+        let delivered = session.deliver(&live, after(published)).unwrap();
+        assert_eq!(
+            delivered,
+            Some(after(due)),
+            "published after {published} ms"
+        );
+    }
+}
+
 /// Another replica was further when the broker went away: that is no reason to void what the client
 /// has. A position that no broker ever confirms is one.
 #[test]
