@@ -117,6 +117,11 @@ impl Session {
                     return self.settle(topic, pos);
                 }
                 Next::Missing(to) => match self.older(topic, pos) {
+                    Older::Message(message) if message.seq > self.applied => {
+                        // It will come as live, and then follows what expired unread here.
+                        let pos = self.expired((known, store), topic, pos, sink);
+                        return self.settle(topic, pos);
+                    }
                     Older::Message(_) if self.resumed >= self.limits.resume_messages => {
                         self.give_up(topic, pos);
                         return false;

@@ -311,7 +311,7 @@ impl Machine {
         self.skip_vanished(state);
         if self.is_asking() {
             let (gone, goal) = (state.first_seq.prev(), self.goal.unwrap_or_default());
-            if asked >= goal && gone >= self.begun && gone < self.head {
+            if asked >= goal && gone >= self.begun && gone <= self.head {
                 self.tell_trimmed(self.begun, gone);
             }
             self.check_goal(asked >= goal || gone >= goal);

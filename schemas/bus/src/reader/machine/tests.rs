@@ -138,6 +138,19 @@ fn what_expires_before_its_subject_is_delivered_is_declared() {
 }
 
 #[test]
+fn everything_that_expires_while_the_leader_is_asked_is_declared() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Start::LastPerSubject);
+    machine.opened(&joined(None, state(1, 9)), now);
+    deliver(&mut machine, 1, 9, now);
+    assert_eq!(machine.surveyed(&state(10, 9), seq(9), now), Flow::Go);
+    assert_eq!(
+        told(&mut machine),
+        ["boot 9", "9 @9", "trimmed 1-9", "caught up"]
+    );
+}
+
+#[test]
 fn fillers_at_the_tail_are_caught_up_with() {
     let now = Instant::now();
     let mut machine = Machine::new(Start::LastPerSubject);
