@@ -35,18 +35,21 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
         }
         tokio::select! {
             () = connection.hungry.notified() => {}
-            Some((ask, page)) = asked.next(), if !asked.is_empty() => {
-                connection.session.borrow_mut().answered(&ask, page);
-                connection.wake.notify_one();
+            Some(answer) = asked.next(), if !asked.is_empty() => {
+                if let Some((ask, page)) = answer {
+                    connection.session.borrow_mut().answered(&ask, page);
+                    connection.wake.notify_one();
+                }
             }
         }
     }
 }
 
-/// Asks until there is an answer; whoever cannot be helped here is sent to another replica.
-async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> (Ask, Arc<Page>) {
+/// Asks until there is an answer, or nobody waits for one; whoever cannot be helped here is sent to
+/// another replica.
+async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> Option<(Ask, Arc<Page>)> {
     let mut pause = FIRST_PAUSE;
-    loop {
+    while connection.session.borrow().awaits(&ask) {
         let (topic, stale) = {
             let known = shard.shared.store.read();
             let topic = known.epoch.zip(known.info(ask.topic).cloned());
@@ -54,17 +57,18 @@ async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> (Ask, Arc<P
         };
         if let Some((epoch, topic)) = topic {
             match shard.shared.repairs.page(epoch, &topic, ask.after).await {
-                Ok(page) => return (ask, page),
+                Ok(page) => return Some((ask, page)),
                 Err(error) => {
                     debug!(%error, "older messages cannot be read");
                     shard.shared.metrics.failed_repairs.inc();
                 }
             }
         }
-        if pause > LAST_PAUSE && !stale {
+        if pause > LAST_PAUSE && !stale && connection.session.borrow().awaits(&ask) {
             connection.end(CloseCode::Overloaded);
         }
         sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE * 2);
     }
+    None
 }

@@ -88,10 +88,18 @@ impl Session {
         })
     }
 
+    /// Whether the answer is still waited for.
+    pub(crate) fn awaits(&self, ask: &Ask) -> bool {
+        let repair = self.repairs.get(&ask.topic);
+        repair.is_some_and(
+            |repair| matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket),
+        )
+    }
+
     /// Takes what was read; an answer that nobody waits for any more is dropped.
     pub(crate) fn answered(&mut self, ask: &Ask, page: Arc<Page>) {
-        if let Some(repair) = self.repairs.get_mut(&ask.topic)
-            && matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket)
+        if self.awaits(ask)
+            && let Some(repair) = self.repairs.get_mut(&ask.topic)
         {
             repair.state = State::Here(page);
         }
@@ -132,6 +140,11 @@ impl Session {
                     return false;
                 }
                 Next::Missing(to) => match self.older(topic, pos) {
+                    Older::Message(message) if message.seq > self.applied => {
+                        // It will come as live, and then follows what expired unread here.
+                        let pos = self.expired((known, store), topic, pos, sink);
+                        return self.settle(topic, pos);
+                    }
                     Older::Message(message) => {
                         self.resumed += 1;
                         self.metrics.repaired.inc();

@@ -82,7 +82,8 @@ pub enum Event {
     Stale,
     /// The broker is heard again.
     Live,
-    /// Retention removed messages before they were read.
+    /// Retention removed messages before they were read. Before [`Event::CaughtUp`], some of these
+    /// may have been read.
     Trimmed {
         /// The first missing sequence.
         from: StreamSeq,

@@ -107,6 +107,9 @@ impl Reading {
         };
         let mut flow = Flow::Go;
         for _ in 0..count {
+            if self.machine.is_asking() {
+                break;
+            }
             if consumer.epoch == truth.epoch {
                 consumer.send(truth, rng);
             }
@@ -149,7 +152,8 @@ impl Reading {
         if flow == Flow::Go {
             flow = self.machine.tick(now);
         }
-        if flow == Flow::Go && (trouble || count == usize::MAX) && rng.random_bool(0.5) {
+        let surveys = trouble || count == usize::MAX || self.machine.is_asking();
+        if flow == Flow::Go && surveys && rng.random_bool(0.5) {
             let asked = self.machine.head().0;
             flow = self.machine.surveyed(&truth.state(), asked, now);
         }
@@ -175,7 +179,7 @@ impl Reading {
             for _ in 0..rng.random_range(0..3) {
                 truth.publish(rng);
             }
-            if after.is_some() && rng.random_bool(0.2) {
+            if rng.random_bool(0.2) {
                 truth.trim(rng);
             }
         }

@@ -224,10 +224,7 @@ impl World {
 
     fn rare(&mut self) {
         if self.rng.random_bool(0.7) {
-            // Not modelled: what expires while a replica joins with last values.
-            if self.replicas.iter().all(|replica| replica.joined) {
-                self.histories.last_mut().unwrap().trim(&mut self.rng);
-            }
+            self.histories.last_mut().unwrap().trim(&mut self.rng);
             return;
         }
         let next = self.histories.last().unwrap().rewound(&mut self.rng);

@@ -136,6 +136,7 @@ impl Feed {
             (Link::Closed, Some(retry)) if connected => retry.min(self.next_tick),
             _ => self.next_tick,
         };
+        let takes = !self.machine.is_asking();
         match &mut self.link {
             Link::Closed => {
                 sleep_until(due).await;
@@ -149,7 +150,7 @@ impl Feed {
             Link::Open(deliveries) => tokio::select! {
                 biased;
                 _ = answer => Outcome::Answered,
-                message = deliveries.next() => Outcome::Message(message),
+                message = deliveries.next(), if takes => Outcome::Message(message),
                 state = survey => Outcome::Surveyed(state),
                 () = sleep_until(due) => Outcome::Tick,
             },
@@ -220,7 +221,8 @@ impl Feed {
             Link::Open(_) if connects != self.connects => self.reopen("the connection is new"),
             Link::Open(_) => {
                 self.heed(flow);
-                if self.survey.is_none() && now >= self.next_survey {
+                let due = now >= self.next_survey || self.machine.is_asking();
+                if self.survey.is_none() && due {
                     let (client, stream) = (self.client.clone(), self.config.stream.clone());
                     let asking = async move { stream::state(&client, &stream).await };
                     self.survey = Some((self.machine.head().0, Box::pin(asking)));
@@ -273,7 +275,9 @@ impl Feed {
                 None => Flow::Reopen("the subscription ended"),
             };
             self.breathe = self.machine.batch_len() >= BATCH;
-            if let (Link::Open(deliveries), false) = (&mut self.link, self.breathe) {
+            if self.machine.is_asking() {
+                self.next_tick = now;
+            } else if let (Link::Open(deliveries), false) = (&mut self.link, self.breathe) {
                 // Without the scheduler's budget, which would end the batch early.
                 next = tokio::task::unconstrained(deliveries.next()).now_or_never();
             }

@@ -136,6 +136,12 @@ impl Machine {
         self.lag
     }
 
+    /// Whether the last message of each subject has come, as far as it still was there, and the
+    /// leader must be asked what was not. No delivery may be taken before [`Self::surveyed`].
+    pub fn is_asking(&self) -> bool {
+        self.snapshot && self.goal.is_some_and(|goal| self.head >= goal)
+    }
+
     pub fn batch_len(&self) -> usize {
         self.batch.len()
     }
@@ -184,7 +190,7 @@ impl Machine {
             }
         }
         self.skip_vanished(&joined.state);
-        self.check_goal();
+        self.check_goal(true);
         if std::mem::take(&mut self.stale) {
             self.events.push_back(Event::Live);
         }
@@ -233,18 +239,19 @@ impl Machine {
             return Flow::Go;
         }
         // Nothing removes messages of such a stream but retention, from the front.
-        // Among last values there are others between, but behind the last of them there are not.
+        // Among last values there are others between, but the goal itself is one of them.
         let unbroken = match self.goal.filter(|_| self.snapshot) {
-            Some(goal) => goal.max(self.head),
-            None => self.head,
+            Some(goal) => self.head.next().max(goal),
+            None => self.head.next(),
         };
-        if self.consumer.contiguous && stamp.stream_seq > unbroken.next() {
+        let crossed = self.consumer.contiguous && stamp.stream_seq > unbroken;
+        if crossed {
             self.trim(stamp.stream_seq.prev());
         }
         (self.head, self.head_time) = (stamp.stream_seq, stamp.time);
         self.moved = true;
         self.batch.extend(entry);
-        self.check_goal();
+        self.check_goal(crossed || !self.snapshot || !self.consumer.contiguous);
         Flow::Go
     }
 
@@ -302,7 +309,14 @@ impl Machine {
             self.trim(state.first_seq.prev());
         }
         self.skip_vanished(state);
-        self.check_goal();
+        if self.is_asking() {
+            let (gone, goal) = (state.first_seq.prev(), self.goal.unwrap_or_default());
+            if asked >= goal && gone >= self.begun && gone <= self.head {
+                self.tell_trimmed(self.begun, gone);
+            }
+            self.check_goal(asked >= goal || gone >= goal);
+        }
+        self.check_goal(!self.snapshot);
         if self.consumer.contiguous && state.last_seq > self.head {
             self.consumer.behind = self.consumer.behind.or(Some(now));
         }
@@ -321,12 +335,13 @@ impl Machine {
     }
 
     fn trim(&mut self, to: StreamSeq) {
-        self.flush();
-        self.events.push_back(Event::Trimmed {
-            from: self.head.next(),
-            to,
-        });
+        self.tell_trimmed(self.head.next(), to);
         self.head = to;
+    }
+
+    fn tell_trimmed(&mut self, from: StreamSeq, to: StreamSeq) {
+        self.flush();
+        self.events.push_back(Event::Trimmed { from, to });
     }
 
     /// Where the goal, or all there was, has expired, nothing will be delivered to reach it.
@@ -342,8 +357,9 @@ impl Machine {
         }
     }
 
-    fn check_goal(&mut self) {
-        if self.goal.is_some_and(|goal| self.head >= goal) {
+    /// Where the goal is reached and all that expired on the way is `known`, the reader is there.
+    fn check_goal(&mut self, known: bool) {
+        if known && self.goal.is_some_and(|goal| self.head >= goal) {
             self.flush();
             self.goal = None;
             self.snapshot = false;
