@@ -132,29 +132,8 @@ impl Candle {
     }
 
     /// The forming bar as a tick.
-    pub fn form(&self, mut head: Head, interval: Interval) -> Form {
-        head.event = Some(self.last_at);
-        let Self {
-            start,
-            open,
-            high,
-            low,
-            close,
-            volume,
-            trades,
-            ..
-        } = *self;
-        Form {
-            head,
-            interval,
-            start,
-            open,
-            high,
-            low,
-            close,
-            volume,
-            trades,
-        }
+    pub fn form(&self, head: Head, interval: Interval) -> Form {
+        self.bar(head, interval, false).into()
     }
 
     /// Figures read back from a bar or forming bar.

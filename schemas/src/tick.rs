@@ -563,6 +563,40 @@ ticks! {
     }
 }
 
+/// A bar as it stood before it was closed.
+impl From<Bar> for Form {
+    fn from(bar: Bar) -> Self {
+        Self {
+            head: bar.head,
+            interval: bar.interval,
+            start: bar.start,
+            open: bar.open,
+            high: bar.high,
+            low: bar.low,
+            close: bar.close,
+            volume: bar.volume,
+            trades: bar.trades,
+        }
+    }
+}
+
+/// What a forming bar is once nothing more is added to it.
+impl From<Form> for Bar {
+    fn from(form: Form) -> Self {
+        Self {
+            head: form.head,
+            interval: form.interval,
+            start: form.start,
+            open: form.open,
+            high: form.high,
+            low: form.low,
+            close: form.close,
+            volume: form.volume,
+            trades: form.trades,
+        }
+    }
+}
+
 impl Tick {
     /// The topic under which the tick is published.
     pub fn topic(&self) -> Topic {

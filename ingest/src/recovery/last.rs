@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use schemas::id::Interval;
 use schemas::position::StreamSeq;
-use schemas::tick::{Bar, Flag, Form, Head, Tick, Trade};
+use schemas::tick::{Bar, Flag, Head, Tick, Trade};
 use schemas::time::UnixNanos;
 
 use super::Restored;
@@ -43,7 +43,7 @@ impl Last {
                 self.bars.insert(bar.interval, (seq, bar.clone()));
             }
             Tick::Form(form) if !is_beyond(&form.head, form.start) => {
-                self.forms.insert(form.interval, (seq, as_bar(form)));
+                self.forms.insert(form.interval, (seq, form.clone().into()));
             }
             Tick::Stat(stat) if !is_beyond(head, head.event.unwrap_or(head.received)) => {
                 self.newest = self.newest.max(head.event.unwrap_or(head.received));
@@ -188,29 +188,4 @@ impl Last {
 /// Whether a time lies further ahead of the receipt than any trade may.
 fn is_beyond(head: &Head, at: UnixNanos) -> bool {
     at > head.received.offset(MAX_AHEAD)
-}
-
-fn as_bar(form: &Form) -> Bar {
-    let Form {
-        head,
-        interval,
-        start,
-        open,
-        high,
-        low,
-        close,
-        volume,
-        trades,
-    } = form.clone();
-    Bar {
-        head,
-        interval,
-        start,
-        open,
-        high,
-        low,
-        close,
-        volume,
-        trades,
-    }
 }

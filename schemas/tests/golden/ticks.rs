@@ -230,19 +230,7 @@ fn bars() -> Named {
 }
 
 fn forms() -> Named {
-    let form = |bar: Bar| {
-        Tick::from(Form {
-            head: bar.head,
-            interval: bar.interval,
-            start: bar.start,
-            open: bar.open,
-            high: bar.high,
-            low: bar.low,
-            close: bar.close,
-            volume: bar.volume,
-            trades: bar.trades,
-        })
-    };
+    let form = |bar: Bar| Tick::from(Form::from(bar));
     vec![
         ("full", form(whole_bar())),
         ("minimal", form(flat_bar(Interval::Day1))),

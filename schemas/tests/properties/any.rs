@@ -236,17 +236,7 @@ fn bar() -> impl Strategy<Value = Bar> {
 }
 
 fn form(bar: Bar) -> Tick {
-    Tick::from(Form {
-        head: bar.head,
-        interval: bar.interval,
-        start: bar.start,
-        open: bar.open,
-        high: bar.high,
-        low: bar.low,
-        close: bar.close,
-        volume: bar.volume,
-        trades: bar.trades,
-    })
+    Form::from(bar).into()
 }
 
 fn index() -> impl Strategy<Value = Tick> {
