@@ -1,4 +1,4 @@
-//! The HTTP side: handshakes, and nothing else.
+//! The HTTP side: from the handshake to a connection of a shard or to an event stream.
 //!
 //! Whoever connects has a bounded time to get through; of too many who dawdle the first ones go.
 

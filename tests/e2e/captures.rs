@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, Received};
-use crate::world::{LOOK, PATIENCE, World, say};
+use crate::world::{PATIENCE, World, eventually, say};
 
 /// Per topic, each message in short.
 type Expected = BTreeMap<String, Vec<String>>;
@@ -169,20 +169,16 @@ async fn history(world: &World, expected: &Expected, seq: u64) -> Result<()> {
         let (kind, rest) = topic.split_once('.').context("a kind")?;
         let (venue, symbol) = rest.split_once('.').context("a venue")?;
         let path = format!("/v1/{kind}s?venue={venue}&symbol={symbol}&limit=10000");
-        let items = timeout(PATIENCE, async {
-            loop {
-                let (status, page) = world.get(&path).await?;
-                anyhow::ensure!(status == 200, "{path} answered {status}: {page}");
-                let floor = page["pos"]["TICKS"]["c"]
-                    .as_str()
-                    .and_then(|c| c.split('.').next()?.parse::<u64>().ok());
-                if floor.is_some_and(|floor| floor >= seq) {
-                    return Ok(page["items"].as_array().cloned().unwrap_or_default());
-                }
-                tokio::time::sleep(LOOK).await;
-            }
+        let items = eventually("history does not get there", async || {
+            let (status, page) = world.get(&path).await?;
+            anyhow::ensure!(status == 200, "{path} answered {status}: {page}");
+            let floor = page["pos"]["TICKS"]["c"]
+                .as_str()
+                .and_then(|c| c.split('.').next()?.parse::<u64>().ok());
+            let is_there = floor.is_some_and(|floor| floor >= seq);
+            Ok(is_there.then(|| page["items"].as_array().cloned().unwrap_or_default()))
         })
-        .await??;
+        .await?;
         let mut ticks = items
             .into_iter()
             .map(|item| {

@@ -9,12 +9,12 @@ use schemas::position::StreamSeq;
 use schemas::subject;
 use schemas::topic::Selector;
 use schemas::ws::GapReason;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::digest::Digest;
 use crate::fleet::STREAM;
 use crate::nomad::{Fact, Record};
-use crate::world::{LOOK, PATIENCE};
+use crate::world::{PATIENCE, eventually};
 
 /// How many messages are read at once.
 const PAGE: usize = 500;
@@ -448,14 +448,12 @@ impl std::fmt::Display for Findings {
 
 /// Asks again while a broker is coming up.
 async fn retried<T>(ask: impl AsyncFn() -> Result<T, bus::api::ApiError>) -> Result<T> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) if error.is_retryable() && Instant::now() < until => sleep(LOOK).await,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    eventually("the broker does not come up", async || match ask().await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_retryable() => Ok(None),
+        Err(error) => Err(error.into()),
+    })
+    .await
 }
 
 #[cfg(test)]

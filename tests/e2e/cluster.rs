@@ -2,31 +2,28 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::fleet::Fleet;
 use crate::movement::{journey, seed};
-use crate::world::{LOOK, PATIENCE};
+use crate::world::until;
 
 /// Kills the leader, waits for another one, and brings the killed one back.
-async fn kill_leaders(fleet: &mut Fleet, rng: &mut StdRng, until: Instant) -> Result<String> {
+async fn kill_leaders(fleet: &mut Fleet, rng: &mut StdRng, end: Instant) -> Result<String> {
     let client = fleet.client().await?;
     let (mut leaders, mut fanouts) = (0, 0);
-    while Instant::now() < until {
+    while Instant::now() < end {
         sleep(Duration::from_millis(rng.random_range(1_000..3_000))).await;
         let leader = fleet.leader(&client).await?;
         fleet.brokers[leader].process.kill().await?;
         leaders += 1;
-        let elected = timeout(PATIENCE, async {
-            while fleet.leader(&client).await? == leader {
-                sleep(LOOK).await;
-            }
-            anyhow::Ok(())
-        });
-        elected.await.context("nobody else leads the stream")??;
+        until("nobody else leads the stream", async || {
+            Ok(fleet.leader(&client).await? != leader)
+        })
+        .await?;
         if rng.random() {
             // Whoever starts now has to find a broker that is there.
             let number = rng.random_range(0..fleet.fanouts.len());

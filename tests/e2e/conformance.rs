@@ -13,9 +13,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::world::{LOOK, PATIENCE, World};
+use crate::world::{PATIENCE, World, until};
 use cases::{Case, table};
 use wire::{CLOSE, Event, FIN, Reader, TEXT, connect, deflate, frame};
 
@@ -232,15 +232,10 @@ async fn a_flood_of_control_frames_hurts_nobody_else() -> Result<()> {
     let pings = frame(FIN | wire::PING, &[b'x'; 125]).repeat(500);
     let flood = async { while write.write_all(&pings).await.is_ok() {} };
     timeout(PATIENCE, flood).await.context("it goes on")?;
-    let closed = async {
-        while counter(&world, "tickwire_fanout_closed_total{code=\"4008\"} ").await? == 0 {
-            sleep(LOOK).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(PATIENCE, closed)
-        .await
-        .context("it is not counted")?
+    until("it is not counted", async || {
+        Ok(counter(&world, "tickwire_fanout_closed_total{code=\"4008\"} ").await? > 0)
+    })
+    .await
 }
 
 /// A counter, by its name and labels; 0 if it has not shown up.

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 use schemas::http::{Item, Page};
 use schemas::position::StreamSeq;
 use schemas::ws::Encoding;
-use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
-use crate::world::{LOOK, PATIENCE, World};
+use crate::world::{World, eventually, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 20\nrate = 2000\nbars = [\"1s\"]\n";
@@ -19,19 +18,13 @@ const SYMBOL: &str = "AAA";
 
 /// Waits until the recorder's check is ok or not, as asked: its reason.
 async fn recorder_is(world: &World, ok: bool) -> Result<String> {
-    let check = async {
-        loop {
-            let (_, health) = world.ops("/health").await?;
-            let found = &health["checks"]["recorder"];
-            if found["ok"] == ok {
-                return anyhow::Ok(found["reason"].as_str().unwrap_or_default().to_owned());
-            }
-            sleep(LOOK).await;
-        }
-    };
-    timeout(PATIENCE, check)
-        .await
-        .with_context(|| format!("recorder ok = {ok}"))?
+    eventually(&format!("recorder ok = {ok}"), async || {
+        let (_, health) = world.ops("/health").await?;
+        let found = &health["checks"]["recorder"];
+        let reason = found["reason"].as_str().unwrap_or_default();
+        Ok((found["ok"] == ok).then(|| reason.to_owned()))
+    })
+    .await
 }
 
 /// The sequences of one symbol's trades in history up to `until`.
@@ -92,15 +85,10 @@ async fn a_full_disk_stops_recording_and_nothing_else() -> Result<()> {
         .filter(|seq| *seq <= goal.get())
         .collect();
     assert!(before.len() < wanted.len(), "the database was never full");
-    let caught_up = async {
-        while recorded(&world, goal).await?.len() < wanted.len() {
-            sleep(LOOK).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(PATIENCE, caught_up)
-        .await
-        .context("recording does not catch up")??;
+    until("recording does not catch up", async || {
+        Ok(recorded(&world, goal).await?.len() >= wanted.len())
+    })
+    .await?;
     assert!(recorded(&world, goal).await? == wanted, "other trades");
     recorder_is(&world, true).await?;
     Ok(())

@@ -13,9 +13,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::world::{BINARY, LOOK, PATIENCE, get, signal};
+use crate::world::{BINARY, PATIENCE, eventually, get, signal, until};
 
 /// What each role may do on the broker: the file that operators include.
 const ROLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nats/roles.conf");
@@ -179,15 +179,12 @@ impl Replica {
 
     /// Waits until clients may be sent to it.
     pub(crate) async fn ready(&mut self) -> Result<()> {
-        let until = tokio::time::Instant::now() + PATIENCE;
-        while !self.is_ready().await {
+        let ready = until("a replica does not become ready", async || {
             self.process.check()?;
-            if tokio::time::Instant::now() > until {
-                bail!("a replica does not become ready: {}", self.process.said()?);
-            }
-            sleep(LOOK).await;
-        }
-        Ok(())
+            Ok(self.is_ready().await)
+        });
+        let outcome = ready.await;
+        outcome.with_context(|| self.process.said().unwrap_or_default())
     }
 
     /// The sum of a metric over the labels that contain `label`.
@@ -283,39 +280,25 @@ impl Fleet {
 
     /// Which broker leads the stream.
     pub(crate) async fn leader(&self, client: &Client) -> Result<usize> {
-        let find = async {
-            loop {
-                let cluster = cluster(client).await?;
-                let leader = cluster["leader"].as_str().unwrap_or_default();
-                let named = |broker: &Broker| broker.process.name == leader;
-                if let Some(number) = self.brokers.iter().position(named) {
-                    return Ok(number);
-                }
-                sleep(LOOK).await;
-            }
-        };
-        timeout(PATIENCE, find)
-            .await
-            .context("the stream has no leader")?
+        eventually("the stream has no leader", async || {
+            let cluster = cluster(client).await?;
+            let leader = cluster["leader"].as_str().unwrap_or_default();
+            let named = |broker: &Broker| broker.process.name == leader;
+            Ok(self.brokers.iter().position(named))
+        })
+        .await
     }
 
     /// Waits until every broker has all of the stream.
     pub(crate) async fn whole(&self, client: &Client) -> Result<()> {
-        let wait = async {
-            loop {
-                let cluster = cluster(client).await?;
-                let copies = cluster["replicas"].as_array();
-                let current = copies.into_iter().flatten();
-                let current = current.filter(|copy| copy["current"] == true);
-                if current.count() + 1 == self.brokers.len() {
-                    return Ok(());
-                }
-                sleep(LOOK).await;
-            }
-        };
-        timeout(PATIENCE, wait)
-            .await
-            .context("a broker does not catch up")?
+        until("a broker does not catch up", async || {
+            let cluster = cluster(client).await?;
+            let copies = cluster["replicas"].as_array();
+            let current = copies.into_iter().flatten();
+            let current = current.filter(|copy| copy["current"] == true);
+            Ok(current.count() + 1 == self.brokers.len())
+        })
+        .await
     }
 
     /// What every process has said, of each the last lines.
@@ -351,19 +334,12 @@ async fn cluster(client: &Client) -> Result<Value> {
 
 /// Provisions, as soon as the brokers agree on a leader.
 async fn provisioned(process: &mut Process) -> Result<()> {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
+    let outcome = until("the broker cannot be provisioned", async || {
         process.start()?;
-        if process.ended().await? == Some(0) {
-            return Ok(());
-        }
-        if tokio::time::Instant::now() > until {
-            let said = process.said()?;
-            let last = said.lines().last().unwrap_or_default();
-            bail!("the broker cannot be provisioned: {last}");
-        }
-        sleep(LOOK).await;
-    }
+        Ok(process.ended().await? == Some(0))
+    });
+    let outcome = outcome.await;
+    outcome.with_context(|| process.said().unwrap_or_default())
 }
 
 fn brokers(dir: &Path, password: &str, count: usize) -> Result<Vec<Broker>> {

@@ -10,7 +10,7 @@ use schemas::tick::Tick;
 use schemas::ws::Encoding;
 
 use crate::client::{Client, Received};
-use crate::world::{LOOK, PATIENCE, PATIENT, World, is_alive};
+use crate::world::{PATIENT, World, is_alive, until};
 
 const FEEDS: &str = "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 100\nrate = 5000\nbars = [\"1s\", \"1m\"]\n";
 
@@ -101,13 +101,10 @@ async fn a_killed_process_leaves_nothing_behind_and_goes_on() -> Result<()> {
     let epoch = client.epoch;
     let broker = world.broker().await?;
     world.signal(Signal::KILL)?;
-    tokio::time::timeout(PATIENCE, async {
-        while is_alive(broker) {
-            tokio::time::sleep(LOOK).await;
-        }
+    until("the broker outlives its parent", async || {
+        Ok(!is_alive(broker))
     })
-    .await
-    .context("the broker outlives its parent")?;
+    .await?;
     world.restart_with(PATIENT).await?;
     // The same history, from where this client left it, on the new process.
     let from = client.continuity.resume(None);

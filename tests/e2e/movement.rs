@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use async_nats::Client;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::checker::{Findings, History};
 use crate::fleet::{Fleet, Plan, STREAM};
 use crate::nomad::{Nomad, Record, Road, Wish};
-use crate::world::{LOOK, PATIENCE, say};
+use crate::world::{PATIENCE, eventually, say};
 
 /// Arguments of replicas that close nobody as slow and replay everything: machines are busy.
 pub(crate) const PATIENT: [&str; 8] = [
@@ -92,21 +92,17 @@ fn setting(name: &str) -> Option<String> {
 
 /// The simulator's symbols, once all of them are listed.
 pub(crate) async fn symbols(client: &Client, count: usize) -> Result<Vec<String>> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let listed = ["tick.inst.sim.*".to_owned()];
+    let listed = ["tick.inst.sim.*".to_owned()];
+    let found = eventually("not every instrument is listed", async || {
         let found = bus::get::multi_last(client, STREAM, &listed).await;
-        let found = found.unwrap_or_default();
-        if found.len() >= count {
-            let name = |subject: &str| subject.rsplit('.').next().map(str::to_owned);
-            return Ok(found
-                .iter()
-                .filter_map(|inst| name(&inst.subject))
-                .collect());
-        }
-        ensure!(Instant::now() < until, "{} of {count} listed", found.len());
-        sleep(LOOK).await;
-    }
+        Ok(found.ok().filter(|found| found.len() >= count))
+    });
+    let name = |subject: &str| subject.rsplit('.').next().map(str::to_owned);
+    Ok(found
+        .await?
+        .iter()
+        .filter_map(|inst| name(&inst.subject))
+        .collect())
 }
 
 /// What a client wants: some want everything, most want a few instruments, in several ways.

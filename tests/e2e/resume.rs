@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use async_nats::Client;
 use schemas::position::StreamSeq;
-use tokio::time::{sleep, timeout};
 
 use crate::checker::{Findings, History};
 use crate::fleet::{Fleet, Plan, STREAM};
 use crate::movement::{PATIENT, journey, kill_all, seed, symbols};
 use crate::nomad::{Fact, Nomad, Wish};
-use crate::world::{LOOK, PATIENCE, say};
+use crate::world::{say, until};
 
 const INSTRUMENTS: usize = 20;
 /// Replicas that hold next to nothing.
@@ -62,15 +61,10 @@ async fn grown(
     client: &Client,
     is_enough: impl Fn(&bus::stream::StreamState) -> bool,
 ) -> Result<()> {
-    let wait = async {
-        while !is_enough(&bus::stream::state(client, STREAM).await?) {
-            sleep(LOOK).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(PATIENCE * 2, wait)
-        .await
-        .context("the stream does not grow")?
+    until("the stream does not grow", async || {
+        Ok(is_enough(&bus::stream::state(client, STREAM).await?))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

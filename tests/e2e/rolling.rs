@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::fleet::{Fleet, Plan, Replica};
 use crate::movement::{PATIENT, is_soak, seed, symbols};
 use crate::nomad::{Nomad, Record, Road, Wish};
-use crate::world::{LOOK, PATIENCE, say};
+use crate::world::{PATIENCE, say, until};
 use schemas::ws::Encoding;
 
 const INSTRUMENTS: usize = 100;
@@ -27,6 +27,8 @@ const FEEDS: &str = "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 1
 const CROWD: usize = 50;
 /// How long the load balancer goes on sending clients to a replica that is leaving.
 const UNAWARE: Duration = Duration::from_secs(1);
+/// How often the rates are read while they are held against their limit.
+const SAMPLE: Duration = Duration::from_millis(20);
 /// Within this everybody must have been back.
 const BACK: Duration = Duration::from_mins(1);
 /// By how much the time between a close and the next connection may differ on a busy machine.
@@ -85,13 +87,10 @@ async fn connected(fleet: &Fleet) -> Result<f64> {
 
 async fn all_connected(fleet: &Fleet, count: usize) -> Result<()> {
     let count = f64::from(u32::try_from(count)?);
-    let wait = async {
-        while connected(fleet).await? < count {
-            sleep(LOOK).await;
-        }
-        anyhow::Ok(())
-    };
-    timeout(BACK, wait)
+    let back = until("not all clients are back", async || {
+        Ok(connected(fleet).await? >= count)
+    });
+    timeout(BACK, back)
         .await
         .context("not all clients are back")?
 }
@@ -106,13 +105,10 @@ async fn roll(
     let url = fleet.fanouts[number].ws.clone();
     fleet.fanouts[number].process.signal(Signal::TERM)?;
     let begun = Instant::now();
-    timeout(PATIENCE, async {
-        while fleet.fanouts[number].is_ready().await {
-            sleep(LOOK).await;
-        }
+    until("a replica that leaves stays ready", async || {
+        Ok(!fleet.fanouts[number].is_ready().await)
     })
-    .await
-    .context("a replica that leaves stays ready")?;
+    .await?;
     // Not ready, and yet nobody is turned away.
     let late = Client::connect(&url, Encoding::Json).await?;
     drop(late);
@@ -129,7 +125,7 @@ async fn roll(
     while closes.look(&[&fleet.fanouts[number]], closed).await.is_ok() {
         let accepted = ("tickwire_fanout_accepted_total", "");
         returns.look(&others, accepted).await?;
-        sleep(LOOK).await;
+        sleep(SAMPLE).await;
     }
     let excess = closes.excess(rate, Duration::ZERO);
     ensure!(excess.is_none(), "{excess:?} closed at a rate of {rate}");
@@ -261,10 +257,8 @@ async fn a_second_signal_ends_a_drain_at_once() -> Result<()> {
     );
     ensure!(drain["grace_secs"].as_f64() >= Some(100_001.0), "{drain}");
     replica.process.signal(Signal::TERM)?;
-    timeout(PATIENCE, async {
-        while replica.is_ready().await {
-            sleep(LOOK).await;
-        }
+    until("a replica that leaves stays ready", async || {
+        Ok(!replica.is_ready().await)
     })
     .await?;
     replica.process.signal(Signal::TERM)?;

@@ -15,13 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::chromium::{Page, installed};
 use crate::client::{Client, Received};
 use crate::kills::check;
 use crate::process::refused;
-use crate::world::{LOOK, PATIENCE, PATIENT, World, is_alive};
+use crate::world::{PATIENCE, PATIENT, World, eventually, is_alive, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 50\nrate = 2000\nbars = [\"1s\"]\n";
@@ -169,14 +169,10 @@ async fn a_reader_that_is_cut_anywhere_goes_on_exactly() -> Result<()> {
     // On another process, which has the same history.
     let broker = world.broker().await?;
     world.signal(Signal::KILL)?;
-    let ended = async {
-        while is_alive(broker) {
-            sleep(LOOK).await;
-        }
-    };
-    timeout(PATIENCE, ended)
-        .await
-        .context("the broker outlives its parent")?;
+    until("the broker outlives its parent", async || {
+        Ok(!is_alive(broker))
+    })
+    .await?;
     world.restart_with(PATIENT).await?;
     let goal = StreamSeq::new(reader.cursor.get() + 5_000);
     reader.read(host(&world)?, goal, 0).await?;
@@ -372,24 +368,18 @@ async fn operators_see_who_reads_what() -> Result<()> {
         let _ended = reader.read(&host, StreamSeq::new(u64::MAX), 0).await;
     });
     let path = "/stats?topic=trade.sim.AAA";
-    let seen = async {
-        loop {
-            let (_, stats) = world.ops(path).await?;
-            let fanout = &stats["fanout"];
-            let flows = ["messages", "bytes", "writes"];
-            let flowing = flows
-                .iter()
-                .all(|flow| fanout["per_second"][flow].as_u64() > Some(0));
-            let first = json!({ "topic": "quote.sim.AAA", "subscribers": 4 });
-            if fanout["sse"] == 1 && flowing && fanout["top"][0] == first {
-                return anyhow::Ok(fanout.clone());
-            }
-            sleep(LOOK).await;
-        }
-    };
-    let fanout = timeout(PATIENCE, seen)
-        .await
-        .context("four subscribers")??;
+    let fanout = eventually("four subscribers", async || {
+        let (_, stats) = world.ops(path).await?;
+        let fanout = &stats["fanout"];
+        let flows = ["messages", "bytes", "writes"];
+        let flowing = flows
+            .iter()
+            .all(|flow| fanout["per_second"][flow].as_u64() > Some(0));
+        let first = json!({ "topic": "quote.sim.AAA", "subscribers": 4 });
+        let is_seen = fanout["sse"] == 1 && flowing && fanout["top"][0] == first;
+        Ok(is_seen.then(|| fanout.clone()))
+    })
+    .await?;
     assert_eq!(
         (&fanout["connections"], &fanout["slow"]),
         (&json!(4), &json!(0))

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long to wait between two looks at something that can only be asked for.
-pub(crate) const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Arguments under which no client is closed as slow, and all of a resume is replayed: for tests of
 /// what arrives, on machines that are busy with other tests.
@@ -30,6 +30,30 @@ pub(crate) const PATIENT: &[&str] = &[
     "--resume-messages",
     "100000000",
 ];
+
+/// Asks again and again until there is an answer; an error that says `what` if there is none in time.
+/// For what can only be asked for: whatever tells by itself is awaited.
+pub(crate) async fn eventually<T>(
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let answered = async {
+        loop {
+            if let Some(answer) = ask().await? {
+                return Ok(answer);
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE * 2, answered)
+        .await
+        .with_context(|| what.to_owned())?
+}
+
+/// The same for what either holds or does not.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    eventually(what, async || Ok(holds().await?.then_some(()))).await
+}
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tickwire");
@@ -122,29 +146,22 @@ impl World {
 
     /// The process id of the broker as it is now.
     pub(crate) async fn broker(&self) -> Result<i32> {
-        timeout(PATIENCE, async {
-            loop {
-                let (_, stats) = self.ops("/stats").await?;
-                if let Some(pid) = stats["broker"]["pid"].as_i64() {
-                    return Ok(i32::try_from(pid)?);
-                }
-                sleep(LOOK).await;
-            }
+        eventually("there is no broker", async || {
+            let (_, stats) = self.ops("/stats").await?;
+            let pid = stats["broker"]["pid"].as_i64();
+            Ok(pid.map(i32::try_from).transpose()?)
         })
-        .await?
+        .await
     }
 
     /// Ends the broker without warning, and waits until another one runs.
     pub(crate) async fn kill_broker(&self) -> Result<()> {
         let before = self.broker().await?;
         signal(before, Signal::KILL)?;
-        timeout(PATIENCE, async {
-            while self.broker().await? == before {
-                sleep(LOOK).await;
-            }
-            anyhow::Ok(())
+        until("no other broker runs", async || {
+            Ok(self.broker().await? != before)
         })
-        .await?
+        .await
     }
 
     /// Sends a signal to the process.
