@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use bus::provision::StreamSpec;
 use daemon::nats::{self, NatsArgs};
 use daemon::ops::Surface;
+use schemas::id::Venue;
 use schemas::position::Epoch;
 
 /// Which stream.
@@ -21,6 +22,11 @@ pub(crate) struct StreamName {
 pub(crate) struct StreamArgs {
     #[command(flatten)]
     pub(crate) name: StreamName,
+
+    /// The venues whose ticks the stream takes, comma-separated, where several streams share the
+    /// load; all by default
+    #[arg(long, env = "TICKWIRE_VENUES", value_delimiter = ',', value_parser = venue)]
+    pub(crate) venues: Vec<Venue>,
 
     /// How many seconds of ticks the broker keeps
     #[arg(long, env = "TICKWIRE_RETAIN_SECS", default_value = "86400",
@@ -52,12 +58,26 @@ impl StreamArgs {
     pub(crate) fn spec(&self, replicas: NonZeroU8) -> StreamSpec {
         StreamSpec {
             name: self.name.stream.clone(),
+            venues: self.venues.clone(),
             max_age_secs: self.retain_secs,
             max_bytes: self.retain_bytes,
             replicas: replicas.get(),
             recorded: api::store::recorded_subjects(),
         }
     }
+}
+
+/// Which streams.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StreamNames {
+    /// The names of all streams, comma-separated; clients may have a topic of any of them
+    #[arg(long = "stream", env = "TICKWIRE_STREAM", default_value = "TICKS",
+          value_delimiter = ',', value_parser = stream_name)]
+    pub(crate) streams: Vec<String>,
+}
+
+fn venue(text: &str) -> Result<Venue, String> {
+    Venue::new(text).map_err(|error| error.to_string())
 }
 
 fn stream_name(text: &str) -> Result<String, String> {

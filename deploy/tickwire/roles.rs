@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use api::store::sqlite::Sqlite;
 
 use crate::process::{ProcessArgs, Reach, Role, alone, bind_for_clients};
-use crate::provision::{StreamArgs, StreamName};
+use crate::provision::{StreamArgs, StreamName, StreamNames};
 
 /// How long everything but the drain of clients may take.
 const GRACE: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ pub(crate) struct FanoutArgs {
     fanout: fanout::Args,
 
     #[command(flatten)]
-    stream: StreamName,
+    streams: StreamNames,
 
     #[command(flatten)]
     process: ProcessArgs,
@@ -211,9 +211,9 @@ pub(crate) async fn ingest(args: IngestArgs) -> Result<()> {
 pub(crate) async fn fanout(args: FanoutArgs) -> Result<()> {
     let listener = bind_for_clients("--ws", args.ws, args.reach).await?;
     let role = fanout_role(&args.fanout);
-    let (stream, node) = (args.stream.stream, args.node.name());
+    let (streams, node) = (args.streams.streams, args.node.name());
     let config = fanout::Config {
-        stream,
+        streams,
         node,
         args: args.fanout,
     };

@@ -253,7 +253,7 @@ fn fanout_config(
     // There is no load balancer that would have to notice.
     args.drain_accept_secs.get_or_insert(0);
     Ok(fanout::Config {
-        stream: stream.to_owned(),
+        streams: vec![stream.to_owned()],
         node: roles::hostname(),
         args,
     })

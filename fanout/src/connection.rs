@@ -131,19 +131,24 @@ pub(crate) async fn run(
 }
 
 fn welcome(shard: &Shard, connection: &Connection) {
-    let known = shard.shared.store.read();
     let mut session = connection.session.borrow_mut();
     let limits = *session.limits();
     let bounded = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    let streams = known.epoch.map(|e| StreamInfo {
-        name: shard.shared.store.stream.clone(),
-        e,
-    });
-    session.begin(known.epoch);
+    let mut streams = Vec::new();
+    for store in &*shard.shared.stores {
+        let known = store.read();
+        session.begin(known.number, known.epoch);
+        let name = known.stream.to_string();
+        streams.extend(known.epoch.map(|e| StreamInfo { name, e }));
+    }
+    if streams.len() < shard.shared.stores.len() {
+        // One of them was rewound since the handshake: messages name streams by their place.
+        connection.end(CloseCode::Overloaded);
+    }
     session.say(&ServerMessage::Welcome {
         conn: format!("{:x}", connection.id.0),
         node: shard.shared.node.to_string(),
-        streams: streams.into_iter().collect(),
+        streams,
         limits: schemas::ws::Limits {
             topics: bounded(limits.topics),
             patterns: bounded(limits.patterns),
@@ -158,11 +163,11 @@ fn welcome(shard: &Shard, connection: &Connection) {
 fn begin(shard: &Shard, connection: &Connection, first: Subscribe) {
     let mut session = connection.session.borrow_mut();
     let mut cx = Reply {
-        store: &shard.shared.store,
-        index: &mut shard.index.borrow_mut(),
+        stores: &shard.shared.stores,
+        indexes: &mut shard.indexes.borrow_mut(),
         now: Instant::now(),
     };
-    session.applied(shard.applied());
+    shard.tell_applied(&mut session);
     session.carry_out(ClientOp::Subscribe(first), &mut cx);
     // With the first cursor, so that there is never a moment that cannot be gone back to.
     session.heartbeat();
@@ -171,17 +176,7 @@ fn begin(shard: &Shard, connection: &Connection, first: Subscribe) {
 fn leave(shard: &Shard, connection: &Connection) {
     shard.connections.borrow_mut().remove(&connection.id);
     let session = connection.session.borrow();
-    let mut index = shard.index.borrow_mut();
-    for topic in session.held_topics() {
-        index.remove(topic, connection.id);
-    }
-    for text in session.held_strings() {
-        if text.contains(['*', '>']) {
-            index.unwatch(text, connection.id);
-        } else {
-            index.give_up(text, connection.id);
-        }
-    }
+    session.leave(&mut shard.indexes.borrow_mut());
 }
 
 async fn read_all(shard: &Shard, connection: &Connection, early: Vec<u8>) -> Ended {
@@ -328,8 +323,8 @@ fn ops(
         // It asks for nothing, but it had to be read.
         is_granted(shard, &mut session, allowance, None)?;
     }
-    let mut index = shard.index.borrow_mut();
-    session.applied(shard.applied());
+    let mut indexes = shard.indexes.borrow_mut();
+    shard.tell_applied(&mut session);
     for op in ops {
         if session.is_drowning() {
             return Err((CloseCode::Slow.code(), CloseCode::Slow.reason()));
@@ -341,8 +336,8 @@ fn ops(
         match op {
             Ok(op) => {
                 let mut cx = Reply {
-                    store: &shard.shared.store,
-                    index: &mut index,
+                    stores: &shard.shared.stores,
+                    indexes: &mut indexes,
                     now: Instant::now(),
                 };
                 session.carry_out(op, &mut cx);

@@ -1,23 +1,23 @@
-//! From the stream to the store and the shards: one reader per replica and stream.
+//! From a stream to its store and the shards: one reader per replica and stream.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::reader::{Entry, Event, Reader};
+use async_nats::Client;
+use bus::reader::{Event, Reader};
 use daemon::health::Check;
 use schemas::codec;
-use schemas::id::Kind;
-use schemas::position::StreamSeq;
-use schemas::tick::{FeedState, Tick};
 use schemas::time::Clock;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::metrics::Metrics;
+use crate::intake::{Intake, News};
+use crate::metrics::{Metrics, StreamGauges};
 use crate::shard::Command;
-use crate::store::{FeedReport, Known, Live, Store};
+use crate::store::{Live, Store, StreamNo, Venues};
 
 /// How long the broker may be silent before this replica is not ready: clients are told at once, but
 /// replicas that all leave together help nobody.
@@ -26,24 +26,34 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How often a tick is looked into for when ingest received it.
 const SAMPLE: Duration = Duration::from_millis(100);
 
-/// Reads the stream for all shards.
+/// How long to wait before the broker is asked again what a stream takes.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The streams that are not joined: until there is none, no client can be served.
+pub(crate) type Missing = watch::Sender<BTreeSet<StreamNo>>;
+
+/// Reads a stream for all shards.
 pub(crate) struct Feeder {
+    pub(crate) client: Client,
     pub(crate) reader: Reader,
-    pub(crate) store: Arc<Store>,
+    pub(crate) number: StreamNo,
+    pub(crate) intake: Intake,
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     pub(crate) metrics: Metrics,
+    pub(crate) gauges: StreamGauges,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) check: Check,
-    /// Whether clients can be served.
-    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) missing: Arc<Missing>,
 }
 
 impl Feeder {
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut joined = false;
-        let mut rewound = false;
         self.check.down("joining the stream");
+        let surveyed = survey(&self.client, &self.intake.store);
+        if stop.run_until_cancelled(surveyed).await.is_none() {
+            return;
+        }
         let mut unready_at: Option<Instant> = None;
         let mut sampled_at: Option<Instant> = None;
         loop {
@@ -62,133 +72,91 @@ impl Feeder {
                     continue;
                 }
             };
-            match event {
-                Event::Boot {
-                    epoch,
-                    first_seq,
-                    last_seq,
-                    after,
-                } => {
-                    joined = false;
-                    let behind = after.unwrap_or(last_seq);
-                    self.store.write().begin(epoch, first_seq, behind);
-                    info!(stream = self.store.stream, %epoch, last = last_seq.get(), whole = after.is_some(), "joining");
-                }
-                Event::Batch {
-                    entries,
-                    head,
-                    head_time,
-                } => {
-                    let read = Instant::now();
-                    let (messages, told) = self.apply(&entries, head, head_time);
-                    if joined {
-                        if sampled_at.is_none_or(|at| read.duration_since(at) >= SAMPLE) {
-                            sampled_at = Some(read);
-                            self.time_storing(&messages);
-                        }
-                        let messages: Arc<[Arc<Live>]> = messages.into();
-                        self.tell(|| Command::Batch {
-                            messages: Arc::clone(&messages),
-                            head,
-                            read,
-                        })
-                        .await;
-                        if told {
-                            self.tell(|| Command::Heartbeat).await;
-                        }
+            let now = Instant::now();
+            if matches!(event, Event::Stale) {
+                unready_at = Some(now + SILENCE);
+            } else if matches!(event, Event::Live) {
+                unready_at = None;
+            }
+            let is_joined = matches!(event, Event::CaughtUp);
+            self.note(&event);
+            let taken = self.intake.take(event, now);
+            self.metrics.foreign_subjects.inc_by(taken.foreign);
+            for news in taken.news {
+                if let News::Batch { messages, .. } = &news {
+                    self.show_load();
+                    if sampled_at.is_none_or(|at| now.duration_since(at) >= SAMPLE) {
+                        sampled_at = Some(now);
+                        self.time_storing(messages);
                     }
                 }
-                Event::CaughtUp => {
-                    joined = true;
-                    let (head, epoch) = {
-                        let known = self.store.read();
-                        (known.head, known.epoch)
-                    };
-                    let rewound = epoch.filter(|_| std::mem::take(&mut rewound));
-                    self.tell(|| Command::Joined { head, rewound }).await;
+                self.tell(&news).await;
+            }
+            // Not before shards know all that was there: clients come from now on.
+            if is_joined {
+                self.check.ok();
+                self.missing.send_modify(|missing| {
+                    missing.remove(&self.number);
+                });
+            }
+        }
+    }
+
+    /// Says what an event means to whoever watches this replica.
+    fn note(&self, event: &Event) {
+        let stream = Arc::clone(&self.intake.store.read().stream);
+        match event {
+            Event::Boot {
+                epoch,
+                last_seq,
+                after,
+                ..
+            } => {
+                info!(%stream, %epoch, last = last_seq.get(), whole = after.is_some(), "joining");
+            }
+            Event::Batch { entries, head, .. } => {
+                let count = u64::try_from(entries.len()).unwrap_or(0);
+                self.metrics.received.inc_by(count);
+                self.gauges.head.set(signed(head.get()));
+                if let Some(last) = entries.last() {
+                    let lag = self.clock.now().since(last.time).as_secs_f64();
+                    self.metrics.hops.read.observe(lag);
+                    self.gauges.lag_seconds.set(lag);
+                }
+            }
+            Event::CaughtUp => {
+                let head = self.intake.store.read().head.get();
+                self.show_load();
+                info!(%stream, head, "caught up");
+            }
+            Event::Stale => {
+                self.gauges.stale.set(1);
+            }
+            Event::Live => {
+                self.gauges.stale.set(0);
+                if self.intake.is_joined() {
                     self.check.ok();
-                    self.ready.send_replace(true);
-                    info!(stream = self.store.stream, head = head.get(), "caught up");
                 }
-                Event::Stale => {
-                    unready_at = Some(Instant::now() + SILENCE);
-                    self.stale(true).await;
-                }
-                Event::Live => {
-                    unready_at = None;
-                    self.stale(false).await;
-                }
-                Event::Trimmed { from, to } => {
-                    warn!(
-                        stream = self.store.stream,
-                        from = from.get(),
-                        to = to.get(),
-                        "trimmed before it was read"
-                    );
-                    self.store.write().trimmed(to);
-                    if joined {
-                        self.tell(|| Command::Trimmed { from, to }).await;
-                    }
-                }
-                Event::Reset => {
-                    warn!(stream = self.store.stream, "the history was rewound");
-                    (joined, rewound) = (false, true);
-                    self.ready.send_replace(false);
-                    self.check.down("the history was rewound, joining anew");
-                    self.store.write().forget();
-                }
+            }
+            Event::Trimmed { from, to } => {
+                let (from, to) = (from.get(), to.get());
+                warn!(%stream, from, to, "trimmed before it was read");
+            }
+            Event::Reset => {
+                warn!(%stream, "the history was rewound");
+                self.check.down("the history was rewound, joining anew");
+                self.missing.send_modify(|missing| {
+                    missing.insert(self.number);
+                });
             }
         }
     }
 
-    async fn stale(&mut self, stale: bool) {
-        self.store.write().hear(stale, Instant::now().into_std());
-        self.metrics.stale.set(i64::from(stale));
-        if !stale && *self.ready.borrow() {
-            self.check.ok();
-        }
-        self.tell(|| Command::Heartbeat).await;
-    }
-
-    /// Takes messages into the store; whether a feed changed its state.
-    fn apply(
-        &self,
-        entries: &[Entry],
-        head: StreamSeq,
-        head_time: schemas::time::UnixNanos,
-    ) -> (Vec<Arc<Live>>, bool) {
-        let mut messages = Vec::with_capacity(entries.len());
-        let mut told = false;
-        let mut known = self.store.write();
-        for entry in entries {
-            match known.apply(&entry.subject, entry.seq, entry.time, &entry.payload) {
-                Some(live) => {
-                    if live.topic.kind == Kind::Feed {
-                        told |= note_feed(&mut known, &live);
-                    }
-                    messages.push(live);
-                }
-                None => {
-                    self.metrics.foreign_subjects.inc();
-                }
-            }
-        }
-        known.head = known.head.max(head);
-        known.head_time = head_time;
-        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.metrics.topics.set(gauge(known.topic_count()));
-        self.metrics.ring_bytes.set(gauge(known.ring_load().1));
-        drop(known);
-        self.metrics
-            .received
-            .inc_by(u64::try_from(entries.len()).unwrap_or(0));
-        self.metrics
-            .head
-            .set(i64::try_from(head.get()).unwrap_or(i64::MAX));
-        if let Some(last) = entries.last() {
-            self.metrics.read_after(self.clock.now().since(last.time));
-        }
-        (messages, told)
+    fn show_load(&self) {
+        let known = self.intake.store.read();
+        let signed = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.gauges.topics.set(signed(known.topic_count()));
+        self.gauges.ring_bytes.set(signed(known.ring_load().1));
     }
 
     /// Times how long one message took from ingest to the broker; those that were sent again or
@@ -205,10 +173,10 @@ impl Feeder {
         }
     }
 
-    async fn tell(&mut self, command: impl Fn() -> Command) {
+    async fn tell(&mut self, news: &News) {
         let mut ended = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
-            if shard.send(command()).await.is_err() {
+            if shard.send(Command::News(news.clone())).await.is_err() {
                 ended.push(number);
             }
         }
@@ -220,26 +188,23 @@ impl Feeder {
     }
 }
 
-/// Remembers what a feed says of itself.
-fn note_feed(known: &mut Known, live: &Live) -> bool {
-    let Ok(Tick::Feed(feed)) = codec::from_msgpack(&live.payload) else {
-        return false;
-    };
-    let state = match feed.state {
-        FeedState::Live => "live",
-        FeedState::Stale => "stale",
-        FeedState::Reconnecting => "reconnecting",
-        FeedState::Closed => "closed",
-        // A hole is an event; the feed's state is what it was.
-        FeedState::Gap => return true,
-    };
-    let key = (feed.head.venue.to_string(), feed.head.symbol.to_string());
-    known.feeds.insert(
-        key,
-        FeedReport {
-            state: state.to_owned(),
-            at: feed.head.received,
-        },
-    );
-    true
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Asks which venues a stream has. It is asked once: who moves a venue to another stream starts the
+/// replicas anew.
+async fn survey(client: &Client, store: &Store) {
+    let stream = Arc::clone(&store.read().stream);
+    loop {
+        match bus::stream::subjects(client, &stream).await {
+            Ok(subjects) => {
+                let venues = Venues::of(subjects.iter().map(String::as_str));
+                store.write().venues = venues;
+                return;
+            }
+            Err(error) => debug!(%stream, %error, "what the stream takes is not known yet"),
+        }
+        sleep(PAUSE).await;
+    }
 }

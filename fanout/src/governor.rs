@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ::governor::clock::{Clock, DefaultClock};
+use ::governor::clock::{Clock, DefaultClock, FakeRelativeClock};
 use ::governor::middleware::NoOpMiddleware;
+use ::governor::nanos::Nanos;
 use ::governor::state::keyed::HashMapStateStore;
 use ::governor::state::{InMemoryState, NotKeyed};
 use ::governor::{Quota, RateLimiter};
@@ -242,6 +243,61 @@ impl<C: Clock + Clone> Allowance<C> {
     }
 }
 
+/// In how long a connection that used up what it may have replayed may have as much again.
+const REFILL: Duration = Duration::from_mins(1);
+
+/// What one connection may still have replayed. Times are arguments, so it owns a clock.
+#[derive(Debug)]
+pub(crate) struct Replays {
+    most: NonZeroU32,
+    since: Instant,
+    /// None as long as nothing was replayed: most connections never need one.
+    bucket: Option<Box<Bucket>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    clock: FakeRelativeClock,
+    limiter: RateLimiter<NotKeyed, InMemoryState, FakeRelativeClock, NoOpMiddleware<Nanos>>,
+}
+
+impl Replays {
+    /// Up to `most` messages at once.
+    pub(crate) fn new(most: usize, now: Instant) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        Self {
+            most: NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN),
+            since: now,
+            bucket: None,
+        }
+    }
+
+    /// Takes so many messages, or none if there are not so many.
+    pub(crate) fn take(&mut self, count: usize, now: Instant) -> bool {
+        let Ok(count) = u32::try_from(count) else {
+            return false;
+        };
+        let Some(count) = NonZeroU32::new(count) else {
+            return true;
+        };
+        let most = self.most;
+        let bucket = self.bucket.get_or_insert_with(|| {
+            let clock = FakeRelativeClock::default();
+            let quota = Quota::with_period(REFILL / most.get())
+                .map_or_else(|| Quota::per_second(most), |quota| quota.allow_burst(most));
+            Box::new(Bucket {
+                limiter: RateLimiter::direct_with_clock(quota, clock.clone()),
+                clock,
+            })
+        });
+        bucket
+            .clock
+            .advance(now.saturating_duration_since(self.since));
+        self.since = self.since.max(now);
+        matches!(bucket.limiter.check_n(count), Ok(Ok(())))
+    }
+}
+
 /// What a client calls an op of its own.
 pub(crate) const fn id_of(op: &ClientOp) -> Option<u64> {
     match op {
@@ -377,6 +433,21 @@ mod tests {
         assert_eq!(allowance.take(), Verdict::Enough);
         let mut unlimited = Allowance::new(args(&["--ops-per-sec=0"]).ops(), clock);
         assert!((0..10_000).all(|_| unlimited.take() == Verdict::Granted));
+    }
+
+    #[test]
+    fn what_was_replayed_may_be_replayed_again_a_minute_later() {
+        let begun = Instant::now();
+        let mut replays = Replays::new(600, begun);
+        assert!(!replays.take(601, begun));
+        assert!(replays.take(0, begun) && replays.take(590, begun) && replays.take(10, begun));
+        assert!(!replays.take(1, begun));
+        let second = begun + Duration::from_secs(1);
+        assert!(!replays.take(11, second) && replays.take(10, second));
+        // A clock that goes back takes nothing away, and gives nothing.
+        assert!(!replays.take(1, begun));
+        assert!(replays.take(600, second + REFILL));
+        assert!(Replays::new(usize::MAX, begun).take(1 << 30, begun));
     }
 
     #[test]

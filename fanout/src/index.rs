@@ -1,6 +1,6 @@
-//! Who of one shard wants which topic.
+//! Who of one shard wants which topic of a stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use schemas::topic::Pattern;
 
@@ -15,7 +15,7 @@ pub(crate) struct ConnId(pub(crate) u64);
 pub(crate) struct Index {
     by_topic: Vec<Vec<ConnId>>,
     unborn: HashMap<Box<str>, Vec<ConnId>>,
-    patterns: Vec<(Pattern, ConnId)>,
+    patterns: BTreeMap<Box<str>, (Pattern, Vec<ConnId>)>,
     /// Topics with a higher id were not seen by this shard yet.
     seen: usize,
 }
@@ -44,7 +44,7 @@ impl Index {
         self.unborn.entry(text.into()).or_default().push(conn);
     }
 
-    pub(crate) fn give_up(&mut self, text: &str, conn: ConnId) {
+    fn give_up(&mut self, text: &str, conn: ConnId) {
         if let Some(waiting) = self.unborn.get_mut(text) {
             forget(waiting, conn);
             if waiting.is_empty() {
@@ -54,16 +54,26 @@ impl Index {
     }
 
     pub(crate) fn watch(&mut self, pattern: Pattern, conn: ConnId) {
-        self.patterns.push((pattern, conn));
+        let text = pattern.as_str().into();
+        let (_, watching) = self.patterns.entry(text).or_insert((pattern, Vec::new()));
+        watching.push(conn);
     }
 
-    pub(crate) fn unwatch(&mut self, pattern: &str, conn: ConnId) {
-        let at = self
-            .patterns
-            .iter()
-            .position(|(held, of)| *of == conn && held.as_str() == pattern);
-        if let Some(at) = at {
-            self.patterns.swap_remove(at);
+    fn unwatch(&mut self, pattern: &str, conn: ConnId) {
+        if let Some((_, watching)) = self.patterns.get_mut(pattern) {
+            forget(watching, conn);
+            if watching.is_empty() {
+                self.patterns.remove(pattern);
+            }
+        }
+    }
+
+    /// Forgets what a connection waits for under a string: a topic to be born, or those of a pattern.
+    pub(crate) fn leave(&mut self, text: &str, conn: ConnId) {
+        if text.contains(['*', '>']) {
+            self.unwatch(text, conn);
+        } else {
+            self.give_up(text, conn);
         }
     }
 
@@ -91,11 +101,9 @@ impl Index {
     /// Who waits for a topic that is born: each connection once.
     pub(crate) fn claim(&mut self, topic: &TopicInfo) -> Vec<ConnId> {
         let mut claimants = self.unborn.remove(&topic.text).unwrap_or_default();
-        let matching = self
-            .patterns
-            .iter()
-            .filter(|(pattern, _)| pattern.matches(&topic.text));
-        claimants.extend(matching.map(|(_, conn)| *conn));
+        let patterns = self.patterns.values();
+        let matching = patterns.filter(|(pattern, _)| pattern.matches(&topic.text));
+        claimants.extend(matching.flat_map(|(_, watching)| watching));
         claimants.sort_unstable();
         claimants.dedup();
         claimants

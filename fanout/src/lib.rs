@@ -2,8 +2,9 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `feeder` | reads the stream once, for all shards |
-//! | `store` | last messages and the ring of recent ones |
+//! | `feeder` | reads a stream once, for all shards |
+//! | `intake` | what its events mean to the store and the shards; no I/O |
+//! | `store` | of each stream the last messages and the ring of recent ones |
 //! | `repair` | older messages, read from the broker |
 //! | `shard` | one thread per core: connections and the dispatch of live messages |
 //! | `index` | who wants which topic |
@@ -28,6 +29,7 @@ mod feeder;
 mod frame;
 mod governor;
 mod index;
+mod intake;
 mod metrics;
 mod repair;
 mod server;
@@ -37,6 +39,7 @@ mod sse;
 mod stats;
 mod store;
 
+use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +48,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use bus::reader::{Reader, ReaderConfig, Start};
 use schemas::time::SystemClock;
 use tokio::net::TcpListener;
@@ -61,15 +64,17 @@ pub use crate::governor::GovernorArgs;
 
 use crate::channels::Channels;
 use crate::governor::Governor;
+use daemon::health::Check;
 use departure::Departure;
-use feeder::Feeder;
+use feeder::{Feeder, Missing};
+use intake::Intake;
 use metrics::Metrics;
 use repair::Repairs;
 use server::{Door, Offer};
 use session::Limits;
 use shard::{Command, Shared};
 use stats::Board;
-use store::Store;
+use store::{Store, StreamNo};
 
 /// How long connections and shards may take beyond the drain's own spread: a last write, the close
 /// frame, and a margin.
@@ -120,7 +125,7 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_MAX_UNSENT_SECS", default_value = "5")]
     pub max_unsent_secs: NonZeroU32,
 
-    /// Messages that one connection may have replayed
+    /// Messages that one connection may have replayed at once, and again in the course of a minute
     #[arg(long, env = "TICKWIRE_RESUME_MESSAGES", default_value = "20000")]
     pub resume_messages: NonZeroUsize,
 
@@ -172,8 +177,8 @@ impl Args {
 /// What fanout runs with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The stream.
-    pub stream: String,
+    /// The streams, each named once.
+    pub streams: Vec<String>,
     /// The replica's name, shown to clients.
     pub node: String,
     /// Limits.
@@ -192,33 +197,15 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<()> {
     let args = &config.args;
+    check_streams(&config.streams)?;
     let offer = offer(&config)?;
     let metrics = cx.register(Metrics::new);
-    let shared = share(&config, cx.client.clone(), &metrics);
-    let store = Arc::clone(&shared.store);
+    let shared = share(&config, &cx.client, &metrics);
     let (shards, threads) = start_shards(args, &shared)?;
-    let reader = Reader::new(
-        cx.client.clone(),
-        ReaderConfig {
-            stream: config.stream.clone(),
-            name: "fo".to_owned(),
-            filter: "tick.>".to_owned(),
-            start: Start::AllWithin {
-                bytes: u64::try_from(args.ring_bytes.get() / 2).unwrap_or(u64::MAX),
-            },
-        },
-    );
-    let (ready, is_ready) = watch::channel(false);
-    let check = cx.health.check("fanout.reader");
-    let feeder = Feeder {
-        reader,
-        store,
-        shards: shards.clone(),
-        metrics: metrics.clone(),
-        clock: Arc::clone(&shared.clock),
-        check: check.clone(),
-        ready,
-    };
+    let streams = StreamNo::all(config.streams.len());
+    let (missing, is_missing) = watch::channel(streams.collect());
+    let feeders = feeders(&config, &cx, &shared, &shards, missing);
+    let checks: Vec<Check> = feeders.iter().map(|feeder| feeder.check.clone()).collect();
     show_stats(&cx, args, &shared);
     let handshakes = TaskTracker::new();
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
@@ -235,17 +222,19 @@ pub async fn run(
         governor: Governor::new(&args.governor, DefaultClock::default()),
         offer,
         metrics: metrics.clone(),
-        ready: is_ready,
+        missing: is_missing,
         tasks: handshakes.clone(),
         leaving: leaving.clone(),
     });
     let feeder_stop = CancellationToken::new();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    let feeding = feeder.run(feeder_stop.clone());
-    parts.spawn(async move {
-        feeding.await;
-        Ok(())
-    });
+    for feeder in feeders {
+        let feeding = feeder.run(feeder_stop.clone());
+        parts.spawn(async move {
+            feeding.await;
+            Ok(())
+        });
+    }
     parts.spawn(async move {
         server::serve(listener, door).await;
         Ok(())
@@ -264,7 +253,9 @@ pub async fn run(
         () = stop.cancelled() => Ok(()),
         ended = parts.end() => ended,
     };
-    check.down("draining");
+    for check in checks {
+        check.down("draining");
+    }
     let outcome = match outcome {
         // Load balancers still send clients here.
         Ok(()) => tokio::select! {
@@ -283,11 +274,17 @@ pub async fn run(
     outcome.and(drained)
 }
 
-fn share(config: &Config, client: async_nats::Client, metrics: &Metrics) -> Shared {
-    let (args, stream) = (&config.args, config.stream.as_str());
+fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Shared {
+    let (args, streams) = (&config.args, &config.streams);
+    let ring = args.ring_bytes.get() / streams.len();
+    let numbered = StreamNo::all(streams.len()).zip(streams);
+    let stores = numbered.map(|(number, name)| Arc::new(Store::new(name, number, ring)));
+    let repairs = streams
+        .iter()
+        .map(|stream| Repairs::new(client.clone(), stream, metrics.clone()));
     Shared {
-        store: Arc::new(Store::new(stream, args.ring_bytes.get())),
-        repairs: Arc::new(Repairs::new(client, stream, metrics.clone())),
+        stores: stores.collect(),
+        repairs: repairs.collect(),
         metrics: metrics.clone(),
         clock: Arc::new(SystemClock),
         limits: limits(args),
@@ -295,6 +292,46 @@ fn share(config: &Config, client: async_nats::Client, metrics: &Metrics) -> Shar
         node: config.node.as_str().into(),
         board: Board::default(),
     }
+}
+
+/// One reader for each stream.
+fn feeders(
+    config: &Config,
+    cx: &daemon::Context,
+    shared: &Shared,
+    shards: &[mpsc::Sender<Command>],
+    missing: Missing,
+) -> Vec<Feeder> {
+    let ring = config.args.ring_bytes.get() / config.streams.len();
+    let missing = Arc::new(missing);
+    let numbered = StreamNo::all(config.streams.len()).zip(&config.streams);
+    let feeder = |(number, stream): (StreamNo, &String)| {
+        let reader = ReaderConfig {
+            stream: stream.clone(),
+            name: "fo".to_owned(),
+            filter: "tick.>".to_owned(),
+            start: Start::AllWithin {
+                bytes: u64::try_from(ring / 2).unwrap_or(u64::MAX),
+            },
+        };
+        let check = match config.streams.len() {
+            1 => "fanout.reader".to_owned(),
+            _ => format!("fanout.reader.{stream}"),
+        };
+        Some(Feeder {
+            client: cx.client.clone(),
+            reader: Reader::new(cx.client.clone(), reader),
+            number,
+            intake: Intake::new(Arc::clone(shared.stores.get(number.index())?)),
+            shards: shards.to_vec(),
+            metrics: shared.metrics.clone(),
+            gauges: shared.metrics.stream(stream),
+            clock: Arc::clone(&shared.clock),
+            check: cx.health.check(&check),
+            missing: Arc::clone(&missing),
+        })
+    };
+    numbered.filter_map(feeder).collect()
 }
 
 /// What runs until the end.
@@ -353,14 +390,26 @@ fn bounded(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// What clients are told names streams by their place.
+fn check_streams(streams: &[String]) -> Result<()> {
+    let most = StreamNo::MAX;
+    ensure!(
+        (1..=most).contains(&streams.len()),
+        "--stream must name 1 to {most} streams, and names {}",
+        streams.len()
+    );
+    let named: BTreeSet<&String> = streams.iter().collect();
+    ensure!(
+        named.len() == streams.len(),
+        "--stream names a stream twice"
+    );
+    Ok(())
+}
+
 fn offer(config: &Config) -> Result<Offer, ChannelsError> {
     let limits = limits(&config.args);
     let channels = Channels::load(config.args.channels.as_deref(), &limits)?;
-    Ok(Offer {
-        stream: config.stream.clone(),
-        channels,
-        limits,
-    })
+    Ok(Offer { channels, limits })
 }
 
 fn limits(args: &Args) -> Limits {
@@ -401,9 +450,9 @@ fn start_shards(args: &Args, shared: &Shared) -> Result<Shards> {
 
 fn show_stats(cx: &daemon::Context, args: &Args, shared: &Shared) {
     let (args, board) = (args.clone(), shared.board.clone());
-    let (store, metrics) = (Arc::clone(&shared.store), shared.metrics.clone());
+    let (stores, metrics) = (Arc::clone(&shared.stores), shared.metrics.clone());
     cx.stats.add_asked("fanout", move |asked| {
-        let mut shown = board.show(&store, &metrics, asked);
+        let mut shown = board.show(&stores, &metrics, asked);
         let open = usize::try_from(metrics.connections.get()).unwrap_or(0);
         let drain = serde_json::json!({
             "accept_secs": args.notice().as_secs(),

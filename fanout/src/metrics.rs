@@ -1,10 +1,9 @@
-//! Every metric of fanout. Labels are close codes and reasons; never topics or clients.
+//! Every metric of fanout. Labels are streams, close codes and reasons; never topics or clients.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -66,6 +65,12 @@ struct Form {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Hop {
     hop: &'static str,
+}
+
+/// A stream: as many as the replica is configured with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stream {
+    stream: String,
 }
 
 /// The way of a tick, from each place to the next; sampled where it is frequent.
@@ -151,17 +156,53 @@ pub(crate) struct Counts {
     sse: Gauge,
     slow_clients: Gauge,
     queued_bytes: Gauge,
-    lag_seconds: Gauge<f64, AtomicU64>,
     pub(crate) bad_ops: Counter,
     pub(crate) hasty_ops: Counter,
     pub(crate) unencodable: Counter,
     pub(crate) foreign_subjects: Counter,
     pub(crate) received: Counter,
+    pub(crate) hops: Hops,
+    streams: Streams,
+}
+
+/// What is known of one stream.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamGauges {
     pub(crate) head: Gauge,
     pub(crate) topics: Gauge,
     pub(crate) ring_bytes: Gauge,
     pub(crate) stale: Gauge,
-    pub(crate) hops: Hops,
+    pub(crate) lag_seconds: Gauge<f64, AtomicU64>,
+}
+
+/// The same of all streams.
+#[derive(Debug)]
+struct Streams {
+    head: Family<Stream, Gauge>,
+    topics: Family<Stream, Gauge>,
+    ring_bytes: Family<Stream, Gauge>,
+    stale: Family<Stream, Gauge>,
+    lag_seconds: Family<Stream, Gauge<f64, AtomicU64>>,
+}
+
+impl Streams {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            head: zero(registry, "head", "Last sequence read from the stream"),
+            topics: zero(registry, "topics", "Topics known"),
+            ring_bytes: zero(registry, "ring_bytes", "Bytes held for catch-ups"),
+            stale: zero(
+                registry,
+                "stale",
+                "1 while nothing is heard from the broker",
+            ),
+            lag_seconds: zero(
+                registry,
+                "reader_lag_seconds",
+                "Age of the last message when it was read from the stream",
+            ),
+        }
+    }
 }
 
 impl Metrics {
@@ -233,11 +274,6 @@ impl Counts {
                 "Clients that use more than half of what they may fall behind",
             ),
             queued_bytes: zero(registry, "queued_bytes", "Bytes that wait for sockets"),
-            lag_seconds: zero(
-                registry,
-                "reader_lag_seconds",
-                "Age of the last message when it was read from the stream",
-            ),
             bad_ops: zero(
                 registry,
                 "bad_ops",
@@ -258,16 +294,9 @@ impl Counts {
                 "foreign_subjects",
                 "Messages whose subject is no topic",
             ),
-            received: zero(registry, "received", "Messages read from the stream"),
-            head: zero(registry, "head", "Last sequence read from the stream"),
-            topics: zero(registry, "topics", "Topics known"),
-            ring_bytes: zero(registry, "ring_bytes", "Bytes held for catch-ups"),
-            stale: zero(
-                registry,
-                "stale",
-                "1 while nothing is heard from the broker",
-            ),
+            received: zero(registry, "received", "Messages read from streams"),
             hops: Hops::new(registry),
+            streams: Streams::new(registry),
         }
     }
 
@@ -294,10 +323,21 @@ impl Counts {
         };
     }
 
-    /// The last message of those just read was stored so long ago.
-    pub(crate) fn read_after(&self, lag: Duration) {
-        self.hops.read.observe(lag.as_secs_f64());
-        self.lag_seconds.set(lag.as_secs_f64());
+    /// What is told of the stream of that name.
+    pub(crate) fn stream(&self, name: &str) -> StreamGauges {
+        let (of, stream) = (
+            &self.streams,
+            &Stream {
+                stream: name.to_owned(),
+            },
+        );
+        StreamGauges {
+            head: of.head.get_or_create(stream).clone(),
+            topics: of.topics.get_or_create(stream).clone(),
+            ring_bytes: of.ring_bytes.get_or_create(stream).clone(),
+            stale: of.stale.get_or_create(stream).clone(),
+            lag_seconds: of.lag_seconds.get_or_create(stream).clone(),
+        }
     }
 
     /// The connections of a shard add up to something else than before.

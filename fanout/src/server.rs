@@ -8,7 +8,7 @@ mod extensions;
 mod lent;
 mod query;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -45,6 +45,7 @@ use crate::frame::accept_key;
 use crate::governor::{Governor, Guest, millis_up};
 use crate::metrics::Metrics;
 use crate::shard::{Arrival, Command};
+use crate::store::StreamNo;
 use checks::{
     Refusal, check_credentials, check_origin, check_request, check_subprotocol, check_upgrade,
     refuse,
@@ -80,7 +81,8 @@ pub(crate) struct Door {
     /// What may be subscribed on connect.
     pub(crate) offer: Offer,
     pub(crate) metrics: Metrics,
-    pub(crate) ready: watch::Receiver<bool>,
+    /// Streams that were not joined yet.
+    pub(crate) missing: watch::Receiver<BTreeSet<StreamNo>>,
     pub(crate) tasks: TaskTracker,
     /// The replica lets nobody in any more.
     pub(crate) leaving: CancellationToken,
@@ -301,7 +303,7 @@ fn check_room(door: &Door, guest: &Guest) -> Result<(), Refusal> {
     }
     let (why, detail, seconds) = if door.leaving.is_cancelled() {
         ("draining", "this replica is leaving", 1_u64)
-    } else if !*door.ready.borrow() {
+    } else if !door.missing.borrow().is_empty() {
         ("not_ready", "this replica has not caught up yet", 1)
     } else if door.metrics.connections.get() >= door.max_connections {
         ("full", "this replica has as many connections as it may", 5)

@@ -23,11 +23,12 @@ use crate::deflate::{Deflater, Inflater};
 use crate::departure::Departure;
 use crate::governor::Guest;
 use crate::index::{ConnId, Index};
+use crate::intake::News;
 use crate::metrics::Metrics;
 use crate::repair::Repairs;
 use crate::session::{Limits, Session};
 use crate::stats::{Board, EVERY, Load, Reporter, Written};
-use crate::store::{Live, Store};
+use crate::store::{Live, Store, StreamNo};
 use due::{Due, Pace};
 
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
@@ -59,25 +60,7 @@ pub(crate) struct Arrival {
 /// What a shard is told.
 pub(crate) enum Command {
     Accept(Arrival),
-    /// Messages in stream order; everything up to the head is in them or in the store.
-    Batch {
-        messages: Arc<[Arc<Live>]>,
-        head: StreamSeq,
-        /// When they were read from the stream.
-        read: tokio::time::Instant,
-    },
-    /// Feeds changed their state: clients should know at once.
-    Heartbeat,
-    /// The stream was joined: everything up to the head is in the store. After a rewind, the epoch.
-    Joined {
-        head: StreamSeq,
-        rewound: Option<Epoch>,
-    },
-    /// Retention removed messages before they were read.
-    Trimmed {
-        from: StreamSeq,
-        to: StreamSeq,
-    },
+    News(News),
     /// The replica is leaving: every connection is closed when its time has come.
     Drain(Arc<Departure>),
 }
@@ -85,8 +68,10 @@ pub(crate) enum Command {
 /// What all shards share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) store: Arc<Store>,
-    pub(crate) repairs: Arc<Repairs>,
+    /// By stream.
+    pub(crate) stores: Arc<[Arc<Store>]>,
+    /// By stream.
+    pub(crate) repairs: Arc<[Repairs]>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
@@ -100,7 +85,8 @@ pub(crate) struct Shared {
 /// One shard's state; everything of it lives on one thread.
 pub(crate) struct Shard {
     pub(crate) shared: Shared,
-    pub(crate) index: RefCell<Index>,
+    /// By stream.
+    pub(crate) indexes: RefCell<Box<[Index]>>,
     pub(crate) connections: RefCell<FxHashMap<ConnId, Rc<Connection>>>,
     /// Connections that have live messages to write, the longest waiting first.
     due: RefCell<Due>,
@@ -114,7 +100,8 @@ pub(crate) struct Shard {
     pub(crate) written: Written,
     pub(crate) inflater: RefCell<Inflater>,
     pub(crate) deflater: RefCell<Deflater>,
-    applied: Cell<StreamSeq>,
+    /// Up to where each stream was dispatched.
+    applied: Box<[Cell<StreamSeq>]>,
     next: Cell<u64>,
 }
 
@@ -124,8 +111,9 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         .enable_all()
         .build()?;
     let shard = Rc::new(Shard {
+        indexes: RefCell::new(each(&shared)),
+        applied: each(&shared),
         shared,
-        index: RefCell::default(),
         connections: RefCell::default(),
         due: RefCell::new(Due::new(Instant::now())),
         is_pressed: Cell::new(false),
@@ -135,7 +123,6 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         written: Written::default(),
         inflater: RefCell::new(Inflater::new()),
         deflater: RefCell::new(Deflater::new()),
-        applied: Cell::new(StreamSeq::ZERO),
         next: Cell::new(0),
     });
     LocalSet::new().block_on(&runtime, shard.serve(commands));
@@ -201,10 +188,7 @@ impl Shard {
                 *draining = true;
                 tasks.spawn_local(Rc::clone(self).drain(departure));
             }
-            Command::Batch { .. }
-            | Command::Heartbeat
-            | Command::Joined { .. }
-            | Command::Trimmed { .. } => self.obey(command),
+            Command::News(news) => self.obey(&news),
         }
     }
 
@@ -236,10 +220,16 @@ impl Shard {
             load.slow += usize::from(is_slow);
             load.queued_bytes += queued;
         }
-        let head = self.shared.store.read().head.get();
-        let behind = head.saturating_sub(self.applied.get().get());
+        let mut behind = 0;
+        for (store, applied) in self.shared.stores.iter().zip(&self.applied) {
+            behind += store.read().head.get().saturating_sub(applied.get().get());
+        }
         reporter.report(now, (&self.written, load, behind), |counts| {
-            self.index.borrow().count(counts);
+            let indexes = self.indexes.borrow();
+            counts.resize_with(indexes.len(), Vec::new);
+            for (counts, index) in counts.iter_mut().zip(&*indexes) {
+                index.count(counts);
+            }
         });
     }
 
@@ -259,7 +249,8 @@ impl Shard {
         let id = ConnId(self.next.get());
         self.next.set(id.0 + 1);
         let (limits, metrics) = (self.shared.limits, self.shared.metrics.clone());
-        let session = Session::new(id, encoding, limits, metrics, self.applied.get(), now);
+        let applied = self.applied.iter().map(Cell::get);
+        let session = Session::new((id, encoding), limits, metrics, applied, now);
         let connection = Rc::new(Connection {
             id,
             wire,
@@ -281,35 +272,25 @@ impl Shard {
         Ok(())
     }
 
-    fn obey(&self, command: Command) {
-        match command {
-            Command::Batch {
-                messages,
+    fn obey(&self, news: &News) {
+        match *news {
+            News::Batch {
+                stream,
+                ref messages,
                 head,
                 read,
             } => {
                 let waited = read.elapsed().as_secs_f64();
                 self.shared.metrics.hops.dispatched.observe(waited);
-                self.dispatch(&messages, head);
+                self.dispatch(stream, messages, head);
             }
-            Command::Heartbeat => self.each(Session::heartbeat),
-            Command::Joined { head, rewound } => self.join(head, rewound),
-            Command::Trimmed { from, to } => {
-                self.applied.set(self.applied.get().max(to));
-                let known = self.shared.store.read();
-                let (store, now) = (&self.shared.store, Instant::now());
-                for connection in self.connections.borrow().values() {
-                    let mut session = connection.session.borrow_mut();
-                    let told = session.trimmed(&known, store, (from, to), now);
-                    drop(session);
-                    if let Err(code) = told {
-                        connection.end(code);
-                    }
-                    connection.wake.notify_one();
-                }
-            }
-            // Handled where tasks are owned.
-            Command::Accept(_) | Command::Drain(_) => {}
+            News::Heartbeat => self.each(Session::heartbeat),
+            News::Joined {
+                stream,
+                head,
+                rewound,
+            } => self.join(stream, head, rewound),
+            News::Trimmed { stream, from, to } => self.trim(stream, (from, to)),
         }
     }
 
@@ -322,10 +303,28 @@ impl Shard {
         }
     }
 
-    fn dispatch(&self, messages: &[Arc<Live>], head: StreamSeq) {
+    fn trim(&self, stream: StreamNo, span: (StreamSeq, StreamSeq)) {
+        let Some(store) = self.shared.stores.get(stream.index()) else {
+            return;
+        };
+        self.reach(stream, self.applied(stream).max(span.1));
+        let (known, now) = (store.read(), Instant::now());
+        for connection in self.connections.borrow().values() {
+            let told = connection.session.borrow_mut().trimmed(&known, span, now);
+            if let Err(code) = told {
+                connection.end(code);
+            }
+            connection.wake.notify_one();
+        }
+    }
+
+    fn dispatch(&self, stream: StreamNo, messages: &[Arc<Live>], head: StreamSeq) {
         let now = Instant::now();
         let window = self.pace.window();
-        let mut index = self.index.borrow_mut();
+        let mut indexes = self.indexes.borrow_mut();
+        let Some(index) = indexes.get_mut(stream.index()) else {
+            return;
+        };
         let mut due = self.due.borrow_mut();
         due.advance(now);
         let connections = self.connections.borrow();
@@ -336,7 +335,7 @@ impl Shard {
                         connection
                             .session
                             .borrow_mut()
-                            .born(&live.topic, live.seq, &mut index);
+                            .born(&live.topic, live.seq, index);
                     }
                 }
             }
@@ -357,36 +356,37 @@ impl Shard {
                 }
             }
         }
-        self.applied.set(head);
+        self.reach(stream, head);
         self.pace.spend(now, Instant::now());
     }
 
-    fn join(&self, head: StreamSeq, rewound: Option<Epoch>) {
-        let known = self.shared.store.read();
-        let mut index = self.index.borrow_mut();
+    fn join(&self, stream: StreamNo, head: StreamSeq, rewound: Option<Epoch>) {
+        let mut indexes = self.indexes.borrow_mut();
+        let store = self.shared.stores.get(stream.index());
+        let Some((store, index)) = store.zip(indexes.get_mut(stream.index())) else {
+            return;
+        };
+        let known = store.read();
         let connections = self.connections.borrow();
         for topic in known.topics().skip(index.seen()) {
             if index.is_born(topic.id.index()) {
                 for id in index.claim(topic) {
                     if let Some(connection) = connections.get(&id) {
-                        connection
-                            .session
-                            .borrow_mut()
-                            .born(topic, head, &mut index);
+                        connection.session.borrow_mut().born(topic, head, index);
                     }
                 }
             }
         }
-        self.applied.set(head);
+        self.reach(stream, head);
         for connection in connections
             .values()
             .filter(|connection| connection.is_open())
         {
             let mut session = connection.session.borrow_mut();
             if let Some(epoch) = rewound {
-                session.reset(&known, &self.shared.store, epoch);
+                session.reset(&known, epoch);
             }
-            session.applied(head);
+            session.applied(stream, head);
             connection.wake.notify_one();
         }
     }
@@ -432,10 +432,30 @@ impl Shard {
         self.shared.metrics.flush_bytes.observe(size.into());
     }
 
-    /// Everything up to here was dispatched.
-    pub(crate) fn applied(&self) -> StreamSeq {
-        self.applied.get()
+    /// Notes that everything up to there was dispatched.
+    fn reach(&self, stream: StreamNo, head: StreamSeq) {
+        if let Some(applied) = self.applied.get(stream.index()) {
+            applied.set(head);
+        }
     }
+
+    /// Up to where a stream was dispatched.
+    fn applied(&self, stream: StreamNo) -> StreamSeq {
+        let applied = self.applied.get(stream.index());
+        applied.map_or(StreamSeq::ZERO, Cell::get)
+    }
+
+    /// Tells a session up to where each stream was dispatched.
+    pub(crate) fn tell_applied(&self, session: &mut Session) {
+        for stream in StreamNo::all(self.applied.len()) {
+            session.applied(stream, self.applied(stream));
+        }
+    }
+}
+
+/// One of something for each stream.
+fn each<T: Default>(shared: &Shared) -> Box<[T]> {
+    shared.stores.iter().map(|_| T::default()).collect()
 }
 
 /// Lets others run for so long, at least once.

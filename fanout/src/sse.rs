@@ -4,9 +4,10 @@
 //! as `Last-Event-ID`: per stream the epoch and a cursor. It comes as an event of its own without
 //! data, behind what it stands for: an event that was cut off leaves the id as it was.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand::RngExt as _;
@@ -31,7 +32,7 @@ const MAX_STREAMS: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     /// The id that the client has.
-    told: Cell<Option<(Epoch, Cursor)>>,
+    told: RefCell<Vec<(Epoch, Cursor)>>,
 }
 
 /// The head of the answer, and how soon to connect again. The body ends with the connection.
@@ -86,9 +87,9 @@ pub(crate) fn assemble(
     let clock = shard.shared.clock.now();
     let mut session = connection.session.borrow_mut();
     if connection.is_open() {
-        session.applied(shard.applied());
+        shard.tell_applied(&mut session);
     }
-    match session.fill(&shard.shared.store, ROOM, now, clock, (buffer, None)) {
+    match session.fill(&shard.shared.stores, ROOM, now, clock, (buffer, None)) {
         Ok(0) => buffer.truncate(start),
         Ok(count) => {
             shard.written.messages(count);
@@ -101,9 +102,11 @@ pub(crate) fn assemble(
         }
     }
     let promise = session.promise();
-    if let Some((epoch, cursor)) = promise.filter(|_| promise != events.told.get()) {
-        push_id(buffer, &shard.shared.store.stream, (epoch, cursor));
-        events.told.set(promise);
+    if let Some(promise) = promise.filter(|promise| *promise != *events.told.borrow()) {
+        let named = shard.shared.stores.iter().zip(&promise);
+        let named = named.map(|(store, place)| (Arc::clone(&store.read().stream), *place));
+        push_id(buffer, named);
+        events.told.replace(promise);
     }
 }
 
@@ -122,8 +125,10 @@ pub(crate) fn sorry(seconds: u32, why: &str) -> Vec<u8> {
     out
 }
 
-fn push_id(out: &mut Vec<u8>, stream: &str, (epoch, cursor): (Epoch, Cursor)) {
-    push(out, format_args!("id: {stream}:{epoch}:{cursor}\n\n"));
+fn push_id(out: &mut Vec<u8>, places: impl Iterator<Item = (Arc<str>, (Epoch, Cursor))>) {
+    let parts = places.map(|(stream, (epoch, cursor))| format!("{stream}:{epoch}:{cursor}"));
+    let parts: Vec<String> = parts.collect();
+    push(out, format_args!("id: {}\n\n", parts.join(",")));
 }
 
 fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -175,13 +180,14 @@ mod tests {
         let (epoch, cursor) = (Epoch::new(time, 3), Cursor::new(StreamSeq::new(7), time));
         for stream in ["TICKS", "a:b", "T-1"] {
             let mut out = Vec::new();
-            push_id(&mut out, stream, (epoch, cursor));
+            let places = [stream, "OTHER"].map(|stream| (stream.into(), (epoch, cursor)));
+            push_id(&mut out, places.into_iter());
             let text = String::from_utf8(out).unwrap();
             let id = text
                 .strip_prefix("id: ")
                 .and_then(|id| id.strip_suffix("\n\n"));
             let positions = parse_id(id.unwrap()).unwrap();
-            assert_eq!(positions.len(), 1);
+            assert_eq!(positions.len(), 2);
             let from = &positions[stream];
             assert_eq!((from.e, from.c, from.s.len()), (epoch, Some(cursor), 0));
         }

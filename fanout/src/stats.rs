@@ -122,8 +122,8 @@ struct Report {
     /// Messages that were read from the stream and not dispatched yet.
     behind: u64,
     per_second: Flow,
-    /// By topic, in order of birth.
-    subscribers: Vec<u32>,
+    /// By stream, and there by topic in order of birth.
+    subscribers: Vec<Vec<u32>>,
 }
 
 impl Report {
@@ -161,12 +161,12 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Reports; `count` writes down how many subscribers each topic has.
+    /// Reports; `count` writes down how many subscribers each topic of each stream has.
     pub(crate) fn report(
         &mut self,
         now: Instant,
         (written, load, behind): (&Written, Load, u64),
-        count: impl FnOnce(&mut Vec<u32>),
+        count: impl FnOnce(&mut Vec<Vec<u32>>),
     ) {
         let total = written.total();
         let over = now.saturating_duration_since(self.at);
@@ -196,7 +196,7 @@ impl Board {
     /// What `/stats` shows; of one topic more, if it is asked for.
     pub(crate) fn show(
         &self,
-        store: &Store,
+        stores: &[Arc<Store>],
         metrics: &Metrics,
         asked: &BTreeMap<String, String>,
     ) -> Value {
@@ -208,22 +208,16 @@ impl Board {
             shards.push(report.show());
             sum(&mut subscribers, &report.subscribers);
         }
-        let known = store.read();
-        let (messages, bytes) = known.ring_load();
+        subscribers.resize_with(stores.len(), Vec::new);
+        let known: Vec<_> = stores.iter().map(|store| store.read()).collect();
+        let parts: Vec<Part<'_>> = known.iter().map(|of| &**of).zip(&subscribers).collect();
         let mut shown = show(load, flow);
-        let topic = asked
-            .get("topic")
-            .map(|text| one(&known, text, &subscribers));
+        let topic = asked.get("topic").map(|text| one(&parts, text));
         let more = json!({
-            "stream": store.stream,
-            "epoch": known.epoch,
-            "head": known.head,
-            "topics": known.topic_count(),
-            "ring": { "messages": messages, "bytes": bytes },
-            "stale": known.stale,
+            "streams": known.iter().map(|known| stream(known)).collect::<Vec<_>>(),
             "connections": metrics.connections.get(),
             "delivered": metrics.delivered.get(),
-            "top": top(&known, &subscribers),
+            "top": top(&parts),
             "topic": topic,
             "shards": shards,
         });
@@ -234,42 +228,70 @@ impl Board {
     }
 }
 
-/// Adds counts by topic.
-fn sum(all: &mut Vec<u32>, more: &[u32]) {
-    if all.len() < more.len() {
-        all.resize(more.len(), 0);
-    }
+/// A stream, and how many subscribers each of its topics has.
+type Part<'a> = (&'a Known, &'a Vec<u32>);
+
+/// How far a stream is read, and what is held of it.
+fn stream(known: &Known) -> Value {
+    let (messages, bytes) = known.ring_load();
+    json!({
+        "stream": &*known.stream,
+        "epoch": known.epoch,
+        "head": known.head,
+        "topics": known.topic_count(),
+        "ring": { "messages": messages, "bytes": bytes },
+        "stale": known.stale,
+    })
+}
+
+/// Adds counts by stream and topic.
+fn sum(all: &mut Vec<Vec<u32>>, more: &[Vec<u32>]) {
+    all.resize_with(all.len().max(more.len()), Vec::new);
     for (all, more) in all.iter_mut().zip(more) {
-        *all = all.saturating_add(*more);
+        all.resize(all.len().max(more.len()), 0);
+        for (all, more) in all.iter_mut().zip(more) {
+            *all = all.saturating_add(*more);
+        }
     }
 }
 
 /// The topics that most connections receive, most first.
-fn top(known: &Known, subscribers: &[u32]) -> Value {
-    let counts = subscribers.iter().copied().enumerate();
-    let mut counts: Vec<(usize, u32)> = counts.filter(|(_, count)| *count > 0).collect();
-    let rank = |(topic, count): &(usize, u32)| (std::cmp::Reverse(*count), *topic);
+fn top(parts: &[Part<'_>]) -> Value {
+    let counts = parts
+        .iter()
+        .enumerate()
+        .flat_map(|(stream, (_, subscribers))| {
+            let counts = subscribers.iter().copied().enumerate();
+            counts.map(move |(topic, count)| (stream, topic, count))
+        });
+    let mut counts: Vec<_> = counts.filter(|(.., count)| *count > 0).collect();
+    let rank =
+        |(stream, topic, count): &(usize, usize, u32)| (std::cmp::Reverse(*count), *stream, *topic);
     if counts.len() > TOP {
         counts.select_nth_unstable_by_key(TOP, rank);
         counts.truncate(TOP);
     }
     counts.sort_unstable_by_key(rank);
-    let items = counts.into_iter().filter_map(|(topic, count)| {
-        let info = known.topics().nth(topic)?;
+    let items = counts.into_iter().filter_map(|(stream, topic, count)| {
+        let info = parts.get(stream)?.0.topics().nth(topic)?;
         Some(json!({ "topic": info.text, "subscribers": count }))
     });
     items.collect()
 }
 
 /// What is known of one topic.
-fn one(known: &Known, text: &str, subscribers: &[u32]) -> Value {
-    let Some(info) = known.topic(text) else {
+fn one(parts: &[Part<'_>], text: &str) -> Value {
+    let found = parts
+        .iter()
+        .find_map(|part| part.0.topic(text).map(|info| (part, info)));
+    let Some(((known, subscribers), info)) = found else {
         return json!({ "topic": text, "known": false });
     };
     let last = known.last(info.id);
     json!({
         "topic": text,
         "known": true,
+        "stream": &*known.stream,
         "subscribers": subscribers.get(info.id.index()).copied().unwrap_or(0),
         "last": last.map(|last| last.seq),
     })
@@ -287,9 +309,10 @@ mod tests {
     use schemas::time::UnixNanos;
 
     use super::*;
+    use crate::store::StreamNo;
 
-    fn store(topics: u64) -> Store {
-        let store = Store::new("TICKS", 1 << 20);
+    fn store(topics: u64) -> Arc<Store> {
+        let store = Arc::new(Store::new("TICKS", StreamNo::FIRST, 1 << 20));
         let epoch = Epoch::new(UnixNanos::new(1), 0);
         let mut known = store.write();
         known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
@@ -306,7 +329,7 @@ mod tests {
 
     #[test]
     fn shards_add_up() {
-        let (store, mut registry) = (store(3), Registry::default());
+        let (stores, mut registry) = ([store(3)], Registry::default());
         let metrics = Metrics::new(&mut registry);
         let (board, begin) = (Board::default(), Instant::now());
         let load = Load {
@@ -327,10 +350,10 @@ mod tests {
             written.write(1_000);
             written.write(2_000);
             let end = half + Duration::from_secs(2);
-            reporter.report(end, (&written, load, 7), |out| out.extend(counts));
+            reporter.report(end, (&written, load, 7), |out| out.push(counts.into()));
         }
         let asked = BTreeMap::from([("topic".to_owned(), "trade.x.S1".to_owned())]);
-        let shown = board.show(&store, &metrics, &asked);
+        let shown = board.show(&stores, &metrics, &asked);
         let per_second = json!({ "messages": 60, "bytes": 3_000, "writes": 2 });
         assert_eq!(shown["per_second"], per_second);
         assert_eq!((&shown["sse"], &shown["slow"]), (&json!(2), &json!(2)));
@@ -340,15 +363,17 @@ mod tests {
             { "topic": "trade.x.S1", "subscribers": 1 },
         ]);
         assert_eq!(shown["top"], top);
-        let topic = json!({ "topic": "trade.x.S1", "known": true, "subscribers": 1, "last": 2 });
+        let topic = json!({
+            "topic": "trade.x.S1", "known": true, "stream": "TICKS", "subscribers": 1, "last": 2,
+        });
         assert_eq!(shown["topic"], topic);
         let shards = shown["shards"].as_array().unwrap();
         assert_eq!((shards.len(), &shards[1]["behind"]), (2, &json!(7)));
         let nobody = BTreeMap::from([("topic".to_owned(), "trade.x.S9".to_owned())]);
-        let shown = board.show(&store, &metrics, &nobody);
+        let shown = board.show(&stores, &metrics, &nobody);
         assert_eq!(shown["topic"]["known"], false);
         assert_eq!(
-            board.show(&store, &metrics, &BTreeMap::new()).get("topic"),
+            board.show(&stores, &metrics, &BTreeMap::new()).get("topic"),
             None
         );
         let mut text = String::new();
@@ -364,7 +389,7 @@ mod tests {
     fn the_list_of_topics_is_bounded_and_has_the_most_wanted() {
         let store = store(1_000);
         let counts: Vec<u32> = (0..1_000).map(|number| number * 7 % 1_000).collect();
-        let shown = top(&store.read(), &counts);
+        let shown = top(&[(&store.read(), &counts)]);
         let items = shown.as_array().unwrap();
         let found: Vec<u64> = items
             .iter()

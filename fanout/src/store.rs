@@ -1,8 +1,8 @@
-//! What a replica knows of a stream: every topic's last message, and a ring of recent ones.
+//! What a replica knows of each stream: every topic's last message, and a ring of recent ones.
 //!
-//! Written by the feeder alone, read by every shard. Nothing is kept encoded.
+//! Written by the stream's feeder alone, read by every shard. Nothing is kept encoded.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use schemas::id::Kind;
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::subject;
 use schemas::time::UnixNanos;
+use schemas::topic::Selector;
 use schemas::ws::{Encoding, push_data, push_snapshot};
 
 use crate::deflate::{Deflater, Place};
@@ -21,13 +22,89 @@ use crate::metrics::Metrics;
 /// What a ring entry costs beyond its payload.
 const OVERHEAD: usize = 96;
 
+/// Bits of a topic's id that count the topics of a stream; those above name the stream.
+const TOPIC_BITS: u32 = 24;
+
+/// The place of a stream among those of this replica: what `x` is on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StreamNo(u8);
+
+impl StreamNo {
+    #[cfg(test)]
+    pub(crate) const FIRST: Self = Self(0);
+    /// The most streams that one replica reads.
+    pub(crate) const MAX: usize = 16;
+
+    /// All of the first `count` places.
+    pub(crate) fn all(count: usize) -> impl Iterator<Item = Self> {
+        (0..u8::try_from(count).unwrap_or(u8::MAX)).map(Self)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0.into()
+    }
+
+    /// As the wire has it.
+    pub(crate) fn x(self) -> u32 {
+        self.0.into()
+    }
+}
+
 /// Identifies a topic within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TopicId(u32);
 
 impl TopicId {
+    /// `None` if there are more topics than can be told apart.
+    fn new(stream: StreamNo, index: usize) -> Option<Self> {
+        let index = u32::try_from(index).ok()?;
+        (index < 1 << TOPIC_BITS).then_some(Self(u32::from(stream.0) << TOPIC_BITS | index))
+    }
+
+    /// The stream that carries it.
+    pub(crate) fn stream(self) -> StreamNo {
+        StreamNo(u8::try_from(self.0 >> TOPIC_BITS).unwrap_or(u8::MAX))
+    }
+
+    /// Its place among the topics of its stream, in order of birth.
     pub(crate) fn index(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
+        usize::try_from(self.0 & ((1 << TOPIC_BITS) - 1)).unwrap_or(usize::MAX)
+    }
+}
+
+/// Whose topics a stream carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Venues {
+    /// Everybody's.
+    #[default]
+    All,
+    /// Only theirs.
+    Of(BTreeSet<Box<str>>),
+}
+
+impl Venues {
+    /// Reads the subjects that a stream takes: a split stream has `tick.*.<venue>.>` for each of its
+    /// venues.
+    pub(crate) fn of<'a>(subjects: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut venues = BTreeSet::new();
+        for subject in subjects {
+            match subject.split('.').collect::<Vec<_>>().as_slice() {
+                ["tick", "*", venue, ">"] if *venue != "*" => {
+                    venues.insert((*venue).into());
+                }
+                ["tick", "fence", _] => {}
+                _ => return Self::All,
+            }
+        }
+        Self::Of(venues)
+    }
+
+    /// Whether a topic can be among them, or, of a pattern, any topic of it.
+    pub(crate) fn may_have(&self, text: &str) -> bool {
+        match (self, text.split('.').nth(1)) {
+            (Self::All, _) | (_, None | Some("*" | ">")) => true,
+            (Self::Of(venues), Some(venue)) => venues.contains(venue),
+        }
     }
 }
 
@@ -61,14 +138,16 @@ impl Message {
     pub(crate) fn data_into(&self, encoding: Encoding, pos: StreamSeq, out: &mut Vec<u8>) {
         if let Some(tick) = tick(encoding, &self.payload) {
             let positions = (self.seq, self.prev.min(pos));
-            push_data(encoding, out, &self.topic.text, positions, &tick, 0);
+            let x = self.topic.id.stream().x();
+            push_data(encoding, out, &self.topic.text, positions, &tick, x);
         }
     }
 
     /// Appends the `snap` message.
     pub(crate) fn snapshot(&self, encoding: Encoding, out: &mut Vec<u8>) {
         if let Some(tick) = tick(encoding, &self.payload) {
-            push_snapshot(encoding, out, &self.topic.text, self.seq, &tick, 0);
+            let x = self.topic.id.stream().x();
+            push_snapshot(encoding, out, &self.topic.text, self.seq, &tick, x);
         }
     }
 
@@ -167,9 +246,13 @@ pub(crate) struct FeedReport {
     pub(crate) at: UnixNanos,
 }
 
-/// What is known of the stream.
+/// What is known of a stream.
 #[derive(Debug)]
 pub(crate) struct Known {
+    /// The stream's name.
+    pub(crate) stream: Arc<str>,
+    pub(crate) number: StreamNo,
+    pub(crate) venues: Venues,
     pub(crate) epoch: Option<Epoch>,
     pub(crate) head: StreamSeq,
     pub(crate) head_time: UnixNanos,
@@ -182,6 +265,8 @@ pub(crate) struct Known {
     slots: Vec<Slot>,
     by_text: HashMap<Box<str>, TopicId>,
     by_subject: HashMap<Box<str>, TopicId>,
+    /// Topics by kind and venue, as `kind.venue`: patterns look no further than they must.
+    groups: BTreeMap<Box<str>, Vec<TopicId>>,
     instruments: HashMap<Box<str>, u32>,
     ring: VecDeque<Arc<Message>>,
     ring_bytes: usize,
@@ -205,8 +290,11 @@ pub(crate) enum Next {
 }
 
 impl Known {
-    fn new(ring_limit: usize) -> Self {
+    fn new(stream: &str, number: StreamNo, ring_limit: usize) -> Self {
         Self {
+            stream: stream.into(),
+            number,
+            venues: Venues::All,
             epoch: None,
             head: StreamSeq::ZERO,
             head_time: UnixNanos::EPOCH,
@@ -216,6 +304,7 @@ impl Known {
             slots: Vec::new(),
             by_text: HashMap::new(),
             by_subject: HashMap::new(),
+            groups: BTreeMap::new(),
             instruments: HashMap::new(),
             ring: VecDeque::new(),
             ring_bytes: 0,
@@ -315,7 +404,7 @@ impl Known {
     fn intern(&mut self, subject: &str) -> Option<TopicId> {
         let topic = subject::parse(subject).ok()?;
         let text: Box<str> = topic.to_string().into();
-        let id = TopicId(u32::try_from(self.slots.len()).ok()?);
+        let id = TopicId::new(self.number, self.slots.len())?;
         let instrument: Box<str> = format!("{}.{}", topic.venue(), topic.symbol()).into();
         let next = u32::try_from(self.instruments.len()).ok()?;
         let instrument = *self.instruments.entry(instrument).or_insert(next);
@@ -331,6 +420,8 @@ impl Known {
             last: None,
             ring: VecDeque::new(),
         });
+        let group = format!("{}.{}", topic.kind(), topic.venue());
+        self.groups.entry(group.into()).or_default().push(id);
         self.by_text.insert(text, id);
         self.by_subject.insert(subject.into(), id);
         Some(id)
@@ -345,6 +436,25 @@ impl Known {
     /// What never changes of a topic.
     pub(crate) fn info(&self, topic: TopicId) -> Option<&Arc<TopicInfo>> {
         self.slots.get(topic.index()).map(|slot| &slot.info)
+    }
+
+    /// The topics that a string names.
+    pub(crate) fn select<'a>(
+        &'a self,
+        selector: &'a Selector,
+    ) -> Box<dyn Iterator<Item = &'a Arc<TopicInfo>> + 'a> {
+        match selector {
+            Selector::Topic(topic) => Box::new(self.topic(&topic.to_string()).into_iter()),
+            Selector::Pattern(pattern) => {
+                let groups = self
+                    .groups
+                    .iter()
+                    .filter(|(group, _)| pattern.may_begin(group));
+                let topics = groups.flat_map(|(_, topics)| topics);
+                let topics = topics.filter_map(|topic| self.info(*topic));
+                Box::new(topics.filter(|topic| pattern.matches(&topic.text)))
+            }
+        }
     }
 
     /// Every topic, in order of birth.
@@ -448,28 +558,21 @@ impl Known {
     }
 }
 
-/// Shares what is known between the feeder and the shards.
+/// Shares what is known of a stream between its feeder and the shards.
 #[derive(Debug)]
-pub(crate) struct Store {
-    /// The stream's name.
-    pub(crate) stream: String,
-    known: RwLock<Known>,
-}
+pub(crate) struct Store(RwLock<Known>);
 
 impl Store {
-    pub(crate) fn new(stream: &str, ring_limit: usize) -> Self {
-        Self {
-            stream: stream.to_owned(),
-            known: RwLock::new(Known::new(ring_limit)),
-        }
+    pub(crate) fn new(stream: &str, number: StreamNo, ring_limit: usize) -> Self {
+        Self(RwLock::new(Known::new(stream, number, ring_limit)))
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

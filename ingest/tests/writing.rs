@@ -68,6 +68,7 @@ impl Bench {
         let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
         let client = options.connect(&url).await.unwrap();
         let spec = StreamSpec {
+            venues: Vec::new(),
             name: STREAM.to_owned(),
             max_age_secs: 3_600,
             max_bytes: 1 << 28,

@@ -306,6 +306,19 @@ impl Pattern {
         }
         tokens.next().is_none()
     }
+
+    /// Whether topics of the set can begin with these tokens.
+    pub fn may_begin(&self, tokens: &str) -> bool {
+        let mut wanted = self.0.split('.');
+        for token in tokens.split('.') {
+            match wanted.next() {
+                Some(">") => return true,
+                Some(exact) if exact == "*" || exact == token => {}
+                _ => return false,
+            }
+        }
+        true
+    }
 }
 
 impl fmt::Display for Pattern {

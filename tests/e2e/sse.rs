@@ -160,7 +160,9 @@ impl Reader {
 async fn a_reader_that_is_cut_anywhere_goes_on_exactly() -> Result<()> {
     let mut world = World::start_with(FEEDS, PATIENT).await?;
     let (_, stats) = world.ops("/stats").await?;
-    let epoch = stats["fanout"]["epoch"].as_str().context("an epoch")?;
+    let epoch = stats["fanout"]["streams"][0]["epoch"]
+        .as_str()
+        .context("an epoch")?;
     let mut reader = Reader::of("*.sim.%3E", format!("TICKS:{epoch}:0"));
     for cut in 0..8 {
         let until = StreamSeq::new(reader.cursor.get() + 2_500);

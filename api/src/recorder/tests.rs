@@ -148,6 +148,7 @@ impl World {
         let context = jetstream::new(cx.client.clone());
         until(async || context.query_account().await.is_ok()).await;
         let spec = StreamSpec {
+            venues: Vec::new(),
             name: "T".to_owned(),
             max_age_secs: 3_600,
             max_bytes: 1 << 24,

@@ -48,15 +48,17 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
 /// Asks until there is an answer, or nobody waits for one; whoever cannot be helped here is sent to
 /// another replica.
 async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> Option<(Ask, Arc<Page>)> {
+    let stream = ask.topic.stream().index();
+    let repairs = shard.shared.repairs.get(stream)?;
     let mut pause = FIRST_PAUSE;
     while connection.session.borrow().awaits(&ask) {
         let (topic, stale) = {
-            let known = shard.shared.store.read();
+            let known = shard.shared.stores.get(stream)?.read();
             let topic = known.epoch.zip(known.info(ask.topic).cloned());
             (topic, known.stale)
         };
         if let Some((epoch, topic)) = topic {
-            match shard.shared.repairs.page(epoch, &topic, ask.after).await {
+            match repairs.page(epoch, &topic, ask.after).await {
                 Ok(page) => return Some((ask, page)),
                 Err(error) => {
                     debug!(%error, "older messages cannot be read");

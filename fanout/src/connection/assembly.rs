@@ -43,11 +43,11 @@ fn assemble(shard: &Shard, connection: &Connection, buffer: &mut Vec<u8>, now: I
     let clock = shard.shared.clock.now();
     // Whoever is being closed is promised nothing more.
     if connection.is_open() {
-        session.applied(shard.applied());
+        shard.tell_applied(&mut session);
     }
     let mut marks = connection.deflate.then(Vec::new);
     let out = (&mut *buffer, marks.as_mut());
-    let count = match session.fill(&shard.shared.store, ROOM, now, clock, out) {
+    let count = match session.fill(&shard.shared.stores, ROOM, now, clock, out) {
         Ok(count) => count,
         Err(code) => {
             connection.end(code);

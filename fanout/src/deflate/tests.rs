@@ -12,7 +12,7 @@ use schemas::time::UnixNanos;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StreamNo};
 
 const LIMIT: usize = 128 * 1024;
 
@@ -160,7 +160,7 @@ fn book(seq: i64) -> Tick {
 
 /// Live messages of three kinds in turn, encoded.
 fn lives(encoding: Encoding, count: i64) -> Vec<Arc<Live>> {
-    let store = Store::new("T", 1 << 20);
+    let store = Store::new("T", StreamNo::FIRST, 1 << 20);
     let mut known = store.write();
     let metrics = Metrics::new(&mut Registry::default());
     let none = StreamSeq::ZERO;

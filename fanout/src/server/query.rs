@@ -16,8 +16,6 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What can be asked for.
 pub(crate) struct Offer {
-    /// The stream's name.
-    pub(crate) stream: String,
     pub(crate) channels: Channels,
     pub(crate) limits: Limits,
 }
@@ -44,11 +42,7 @@ impl Parameters {
 
     /// Where the client goes on, if it was here before. What it has seen since counts more than
     /// what it was started with.
-    fn positions(
-        &mut self,
-        offer: &Offer,
-        headers: &HeaderMap,
-    ) -> Result<BTreeMap<String, From>, Refusal> {
+    fn positions(&mut self, headers: &HeaderMap) -> Result<BTreeMap<String, From>, Refusal> {
         let given = self.take(LAST_EVENT_ID);
         let header = headers.get(LAST_EVENT_ID);
         let sent = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -56,21 +50,14 @@ impl Parameters {
         let Some(text) = sent.filter(is_some).or(given.filter(is_some)) else {
             return Ok(BTreeMap::new());
         };
-        let mut positions = parse_id(&text).map_err(|problem| wrong(LAST_EVENT_ID, &problem))?;
-        if !positions.contains_key(&offer.stream)
-            && let Some((_, foreign)) = positions.pop_first()
-        {
-            // Of another stream, so of another epoch: it is answered as any position that is void.
-            positions.insert(offer.stream.clone(), foreign);
-        }
-        Ok(positions)
+        parse_id(&text).map_err(|problem| wrong(LAST_EVENT_ID, &problem))
     }
 }
 
 /// What `/v1/sse` asks for.
 pub(super) fn events(offer: &Offer, request: &Request) -> Result<Subscribe, Refusal> {
     let mut parameters = Parameters::of(request)?;
-    let from = parameters.positions(offer, request.headers())?;
+    let from = parameters.positions(request.headers())?;
     let mut set = match (parameters.take("topics"), parameters.take("channel")) {
         (Some(topics), None) => Channel {
             topics: check_topics(topics.split(','), &offer.limits)
@@ -118,7 +105,7 @@ pub(super) fn channel(
             .cloned()
             .ok_or_else(|| Refusal::nothing(&no_channel(&offer.channels)))?,
     };
-    let from = Parameters::of(request)?.positions(offer, request.headers())?;
+    let from = Parameters::of(request)?.positions(request.headers())?;
     Ok(Subscribe {
         from,
         ..set.subscribe()

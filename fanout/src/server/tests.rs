@@ -19,7 +19,7 @@ use super::*;
 use crate::channels::Channels;
 use crate::shard::Shared;
 use crate::stats::Board;
-use crate::store::Store;
+use crate::store::{Store, StreamNo};
 use crate::{Args, limits, start_shards};
 
 /// The history of the replica's stream.
@@ -42,7 +42,7 @@ struct Replica {
     parts: JoinSet<anyhow::Result<()>>,
     store: Arc<Store>,
     shards: Vec<mpsc::Sender<Command>>,
-    _ready: watch::Sender<bool>,
+    _missing: watch::Sender<BTreeSet<StreamNo>>,
 }
 
 impl Replica {
@@ -54,13 +54,14 @@ impl Replica {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let repairs = crate::repair::Repairs::nowhere("TICKS", metrics.clone()).await;
-        let store = Arc::new(Store::new("TICKS", args.ring_bytes.get()));
+        let ring = args.ring_bytes.get();
+        let store = Arc::new(Store::new("TICKS", StreamNo::FIRST, ring));
         store
             .write()
             .begin(EPOCH, StreamSeq::new(1), StreamSeq::ZERO);
         let shared = Shared {
-            store: Arc::clone(&store),
-            repairs: Arc::new(repairs),
+            stores: [Arc::clone(&store)].into(),
+            repairs: [repairs].into(),
             metrics: metrics.clone(),
             clock: Arc::new(SystemClock),
             limits: limits(&args),
@@ -69,7 +70,7 @@ impl Replica {
             board: Board::default(),
         };
         let (shards, mut parts) = start_shards(&args, &shared).unwrap();
-        let (is_ready, ready) = watch::channel(true);
+        let (is_missing, missing) = watch::channel(BTreeSet::new());
         let leaving = CancellationToken::new();
         let door = Arc::new(Door {
             shards: shards.clone(),
@@ -82,12 +83,11 @@ impl Replica {
             patience,
             governor: Governor::new(&args.governor, DefaultClock::default()),
             offer: Offer {
-                stream: "TICKS".to_owned(),
                 channels: Channels::default(),
                 limits: limits(&args),
             },
             metrics,
-            ready,
+            missing,
             tasks: TaskTracker::new(),
             leaving: leaving.clone(),
         });
@@ -104,7 +104,7 @@ impl Replica {
             parts,
             store,
             shards,
-            _ready: is_ready,
+            _missing: is_missing,
         }
     }
 

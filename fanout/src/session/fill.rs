@@ -1,7 +1,7 @@
 //! What goes out when the socket has room: the outbox, pending values, snapshots and catch-ups, and
 //! at last the heartbeat that promises all of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,9 @@ use schemas::time::UnixNanos;
 use schemas::ws::{CloseCode, Encoding, FeedHealth, GapReason, ServerMessage, push_message};
 
 use super::outbox::Item;
-use super::{Covers, HEARTBEAT, Phase, Session, gap_message, skip_message};
+use super::subscriber::Subscriber;
+use super::track::{Covers, Phase, Track};
+use super::{HEARTBEAT, Session, said};
 use crate::deflate::Mark;
 use crate::store::{Known, Live, Message, Store, TopicId};
 
@@ -80,6 +82,13 @@ impl Sink<'_> {
         self.count > before
     }
 
+    /// A message that is no tick cannot be given: says so, or its topic would seem to have a hole.
+    pub(super) fn unencodable(&mut self, (who, known): (&Subscriber, &Known), message: &Message) {
+        who.metrics.unencodable.inc();
+        let (span, why) = ((message.prev, message.seq), GapReason::Retention);
+        self.message(&said::gap(known, &message.topic.text, span, why));
+    }
+
     fn with(&mut self, push: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
         if self.count > 0 && self.encoding == Encoding::Json {
@@ -104,52 +113,100 @@ impl Session {
     /// The connection must be closed.
     pub(crate) fn fill(
         &mut self,
-        store: &Store,
+        stores: &[Arc<Store>],
         room: usize,
         now: Instant,
         clock: UnixNanos,
         (out, marks): (&mut Vec<u8>, Option<&mut Vec<Mark>>),
     ) -> Result<usize, CloseCode> {
-        if self.outbox.age(now) > self.limits.unsent_age {
+        let Self { who, tracks, .. } = self;
+        if who.outbox.age(now) > who.limits.unsent_age {
             return Err(CloseCode::Slow);
         }
-        self.filled_at = now;
+        who.filled_at = now;
         let limit = out.len() + room;
         let mut sink = Sink {
-            encoding: self.encoding,
+            encoding: who.encoding,
             out,
             marks,
             count: 0,
             limit,
         };
         while sink.has_room() {
-            match self.outbox.pop() {
+            match who.outbox.pop() {
                 Some(Item::Live(live, ..)) => sink.live(&live),
                 Some(Item::Own(bytes)) => sink.bytes(&bytes),
                 None => break,
             }
         }
-        if self.outbox.len() == 0 {
+        if who.outbox.len() == 0 {
             let aged = now.duration_since(self.cursor_at);
             self.uncovered |= sink.count > 0;
             let beat =
                 self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE);
-            self.flush(store, (now, beat), &mut sink);
-            self.pull(store, now, &mut sink);
+            // Each stream is the first to have the room, in turn.
+            self.turn = (self.turn + 1) % tracks.len().max(1);
+            for at in (self.turn..tracks.len()).chain(0..self.turn) {
+                if let (Some(track), Some(store)) = (tracks.get_mut(at), stores.get(at)) {
+                    track.flush((who, store), (now, beat), &mut sink);
+                    track.pull((who, store), now, &mut sink);
+                }
+            }
             self.uncovered |= sink.count > 0;
-            if beat && self.slots.is_empty() {
-                self.push_heartbeat(store, now, clock, &mut sink);
+            if beat && self.tracks.iter().all(|track| track.slots.is_empty()) {
+                self.push_heartbeat(stores, now, clock, &mut sink);
             }
         }
         let count = sink.count;
-        self.metrics
+        self.who
+            .metrics
             .delivered
             .inc_by(u64::try_from(count).unwrap_or(0));
         Ok(count)
     }
 
+    fn push_heartbeat(
+        &mut self,
+        stores: &[Arc<Store>],
+        now: Instant,
+        clock: UnixNanos,
+        sink: &mut Sink<'_>,
+    ) {
+        self.heartbeat_due = false;
+        self.uncovered = false;
+        self.cursor_at = now;
+        let (mut cur, mut feeds) = (BTreeMap::new(), BTreeMap::new());
+        for (track, store) in self.tracks.iter_mut().zip(stores) {
+            let known = store.read();
+            if let Some(cursor) = track.next_cursor(&known) {
+                cur.insert(known.stream.to_string(), cursor);
+            }
+            add_feeds(&mut feeds, &known, clock);
+        }
+        sink.message(&ServerMessage::Hb {
+            now: clock,
+            cur,
+            feeds,
+        });
+    }
+
+    /// Whether there is anything to write.
+    pub(crate) fn has_work(&self, now: Instant) -> bool {
+        self.who.outbox.len() > 0
+            || self.heartbeat_due
+            || self.due().is_some_and(|due| due <= now)
+            || self.tracks.iter().any(|track| track.has_work(now))
+    }
+}
+
+impl Track {
     /// Sends pending values that are due, or all of them, as far as there is room.
-    fn flush(&mut self, store: &Store, (now, all): (Instant, bool), sink: &mut Sink<'_>) {
+    fn flush(
+        &mut self,
+        (who, store): (&mut Subscriber, &Store),
+        (now, all): (Instant, bool),
+        sink: &mut Sink<'_>,
+    ) {
         let due = self
             .slots
             .iter()
@@ -163,32 +220,20 @@ impl Session {
                 continue;
             };
             if slot.left_out > 0 {
-                self.metrics.skipped.inc_by(slot.left_out);
-                sink.message(&skip_message(&slot.latest, Some(slot.left_out)));
+                who.metrics.skipped.inc_by(slot.left_out);
+                sink.message(&said::skip(&slot.latest, Some(slot.left_out)));
             }
-            match slot.latest.data(self.encoding, &self.metrics) {
+            match slot.latest.data(who.encoding, &who.metrics) {
                 Some(_) => sink.live(&slot.latest),
-                None => self.unencodable((&store.read(), store), &slot.latest, sink),
+                None => sink.unencodable((who, &store.read()), &slot.latest),
             }
         }
     }
 
-    /// A message that is no tick cannot be given: says so, or its topic would seem to have a hole.
-    pub(super) fn unencodable(
-        &self,
-        (known, store): (&Known, &Store),
-        message: &Message,
-        sink: &mut Sink<'_>,
-    ) {
-        self.metrics.unencodable.inc();
-        let (span, why) = ((message.prev, message.seq), GapReason::Retention);
-        let gap = gap_message(known, store, &message.topic.text, span, why);
-        sink.message(&gap);
-    }
-
     /// Serves snapshots and catch-ups while there is room.
-    fn pull(&mut self, store: &Store, now: Instant, sink: &mut Sink<'_>) {
-        if self.pulls.is_empty() {
+    fn pull(&mut self, (who, store): (&mut Subscriber, &Store), now: Instant, sink: &mut Sink<'_>) {
+        // What is owed outlives those that were waited for: they may have been let go.
+        if self.pulls.is_empty() && self.owed.is_none() {
             return;
         }
         let known = store.read();
@@ -196,63 +241,69 @@ impl Session {
         if self.rewinding {
             return;
         }
-        let mut waiting = VecDeque::new();
-        while sink.has_room() {
+        // Each topic at most once: those that are not done go to the end.
+        for _ in 0..self.pulls.len() {
+            if !sink.has_room() {
+                break;
+            }
             let Some(topic) = self.pulls.pop_front() else {
                 break;
             };
-            let Some(held) = self.topics.get(&topic) else {
-                continue;
-            };
-            if self.is_waiting(topic) {
-                waiting.push_back(topic);
-                continue;
-            }
-            let done = match held.phase {
-                Phase::Live => true,
-                Phase::Snapshot { from, covers } => {
-                    self.pull_snapshot((&known, store), topic, (from, covers), sink)
-                }
-                Phase::CatchUp { pos, since } => {
-                    let reached = self.pull_messages((&known, store), topic, pos, sink);
-                    if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                        if known.head < pos && known.heard_for(FUTURE, now) {
-                            self.void(&known, topic, sink);
-                            self.pulls.push_back(topic);
-                            continue;
-                        }
-                        // Nobody can tell as long as the broker is away, or the shard behind.
-                        if let Some(held) = self.topics.get_mut(&topic) {
-                            held.phase = Phase::CatchUp { pos, since: now };
-                        }
-                    }
-                    reached
-                }
-            };
-            if done {
-                if let Some(held) = self.topics.get_mut(&topic) {
-                    held.queued = false;
-                }
-            } else {
-                waiting.push_back(topic);
+            let done = self.park(topic) || self.pull_one((who, &known), topic, now, sink);
+            if !done && !self.park(topic) {
+                self.pulls.push_back(topic);
             }
         }
-        self.pulls.append(&mut waiting);
-        if self.pulls.is_empty()
+        if self.owes_nothing()
             && let Some(span) = self.owed.take()
         {
-            for text in self.held_strings() {
-                self.metrics.gap(GapReason::Retention);
-                let gap = gap_message(&known, store, text, span, GapReason::Retention);
-                sink.message(&gap);
+            let held = who.held_strings();
+            for text in held.filter(|text| known.venues.may_have(text)) {
+                who.metrics.gap(GapReason::Retention);
+                sink.message(&said::gap(&known, text, span, GapReason::Retention));
             }
         }
+    }
+
+    /// Sends what is owed of a topic; whether that is all.
+    fn pull_one(
+        &mut self,
+        (who, known): (&mut Subscriber, &Known),
+        topic: TopicId,
+        now: Instant,
+        sink: &mut Sink<'_>,
+    ) -> bool {
+        let Some(held) = self.topics.get(&topic) else {
+            return true;
+        };
+        let done = match held.phase {
+            Phase::Live => true,
+            Phase::Snapshot { from, covers } => {
+                self.pull_snapshot((who, known), topic, (from, covers), sink)
+            }
+            Phase::CatchUp { pos, since } => {
+                let reached = self.pull_messages((who, known), topic, pos, sink);
+                if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
+                    if known.head < pos && known.heard_for(FUTURE, now) {
+                        self.void((who, known), topic, sink);
+                    } else if let Some(held) = self.topics.get_mut(&topic) {
+                        // Nobody can tell as long as the broker is away, or the shard behind.
+                        held.phase = Phase::CatchUp { pos, since: now };
+                    }
+                }
+                reached
+            }
+        };
+        if done && let Some(held) = self.topics.get_mut(&topic) {
+            held.queued = false;
+        }
+        done
     }
 
     /// Sends a last value; whether the topic is live now.
     fn pull_snapshot(
         &mut self,
-        (known, store): (&Known, &Store),
+        (who, known): (&mut Subscriber, &Known),
         topic: TopicId,
         (from, covers): (StreamSeq, Covers),
         sink: &mut Sink<'_>,
@@ -262,7 +313,7 @@ impl Session {
         };
         held.phase = Phase::Live;
         let Some(last) = known.last(topic).map(Arc::clone) else {
-            self.pass_expired((known, store), topic, from, sink);
+            self.pass_expired((who, known), topic, from, sink);
             return true;
         };
         if covers == Covers::Past {
@@ -270,55 +321,53 @@ impl Session {
             if last.seq <= from {
                 sink.snapshot(&last);
             }
-            return self.pull_messages((known, store), topic, from, sink);
+            return self.pull_messages((who, known), topic, from, sink);
         }
         held.floor = held.floor.max(last.seq);
         match covers {
             Covers::Omissions => {
-                self.metrics.skipped.inc();
-                sink.message(&skip_message(&last, None));
+                who.metrics.skipped.inc();
+                sink.message(&said::skip(&last, None));
                 if !sink.data(&last, last.prev) {
-                    self.unencodable((known, store), &last, sink);
+                    sink.unencodable((who, known), &last);
                 }
             }
             Covers::Budget => {
-                self.metrics.gap(GapReason::Budget);
-                let span = (from, last.seq);
-                let gap = gap_message(known, store, &last.topic.text, span, GapReason::Budget);
-                sink.message(&gap);
+                who.metrics.gap(GapReason::Budget);
+                let (span, why) = ((from, last.seq), GapReason::Budget);
+                sink.message(&said::gap(known, &last.topic.text, span, why));
                 sink.snapshot(&last);
             }
             Covers::Nothing | Covers::Past => {
                 if !sink.snapshot(&last) && from < last.seq {
-                    self.metrics.unencodable.inc();
+                    who.metrics.unencodable.inc();
                     let (span, why) = ((from, last.seq), GapReason::Retention);
-                    let gap = gap_message(known, store, &last.topic.text, span, why);
-                    sink.message(&gap);
+                    sink.message(&said::gap(known, &last.topic.text, span, why));
                 }
             }
         }
-        self.pass_expired((known, store), topic, from.max(last.seq), sink);
+        self.pass_expired((who, known), topic, from.max(last.seq), sink);
         true
     }
 
     /// What retention removed unread behind a last value is declared with it.
     fn pass_expired(
         &mut self,
-        (known, store): (&Known, &Store),
+        (who, known): (&Subscriber, &Known),
         topic: TopicId,
         pos: StreamSeq,
         sink: &mut Sink<'_>,
     ) {
-        let pos = self.expired((known, store), topic, pos, sink);
+        let pos = self.expired((who, known), topic, pos, sink);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.floor = held.floor.max(pos);
         }
     }
 
     /// A position that this replica never reached belongs to no history: start from the last value.
-    fn void(&mut self, known: &Known, topic: TopicId, sink: &mut Sink<'_>) {
+    fn void(&mut self, (who, known): (&Subscriber, &Known), topic: TopicId, sink: &mut Sink<'_>) {
         let Some(epoch) = known.epoch else { return };
-        self.metrics.resets.inc();
+        who.metrics.resets.inc();
         self.forget_repair(topic);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.phase = Phase::Snapshot {
@@ -337,35 +386,10 @@ impl Session {
         }
     }
 
-    /// Everything up to here was written, for all topics held.
-    fn safe(&self) -> StreamSeq {
-        let pending = self
-            .pulls
-            .iter()
-            .filter_map(|topic| match self.topics.get(topic)?.phase {
-                Phase::Live => None,
-                Phase::Snapshot { from, .. } => Some(from),
-                Phase::CatchUp { pos, .. } => Some(pos),
-            });
-        pending
-            .chain(self.owed.map(|(since, _)| since))
-            .min()
-            .map_or(self.applied, |pos| pos.min(self.applied))
-    }
-
-    fn push_heartbeat(
-        &mut self,
-        store: &Store,
-        now: Instant,
-        clock: UnixNanos,
-        sink: &mut Sink<'_>,
-    ) {
-        self.heartbeat_due = false;
-        self.uncovered = false;
-        self.cursor_at = now;
-        let known = store.read();
+    /// The cursor to be told now, if there is one; it never goes back.
+    fn next_cursor(&mut self, known: &Known) -> Option<Cursor> {
         // A topic that was subscribed from before the last cursor holds the next one back.
-        let safe = self.is_of(&known).then(|| self.safe());
+        let safe = self.is_of(known).then(|| self.safe());
         let cursor = safe
             .and_then(|safe| known.cursor(safe))
             .filter(|cursor| cursor.seq() >= self.cursor);
@@ -373,37 +397,27 @@ impl Session {
         if known.epoch == self.epoch {
             self.promised = cursor.or(self.promised);
         }
-        let cur = cursor
-            .map(|cursor| (store.stream.clone(), cursor))
-            .into_iter()
-            .collect();
-        sink.message(&ServerMessage::Hb {
-            now: clock,
-            cur,
-            feeds: feeds(&known, clock),
-        });
+        cursor
     }
 
-    /// Whether there is anything to write.
-    pub(crate) fn has_work(&self, now: Instant) -> bool {
-        self.outbox.len() > 0
-            || self.heartbeat_due
-            || self.due().is_some_and(|due| due <= now)
-            || !self.rewinding
-                && self.pulls.iter().any(|topic| {
-                    self.topics.get(topic).is_none_or(|held| match held.phase {
-                        Phase::CatchUp { .. } if self.is_waiting(*topic) => false,
-                        Phase::CatchUp { pos, since } => {
-                            pos <= self.applied || now.duration_since(since) > FUTURE
-                        }
-                        Phase::Live | Phase::Snapshot { .. } => true,
-                    })
-                })
+    fn has_work(&self, now: Instant) -> bool {
+        !self.rewinding && (self.can_pull(now) || self.owes_nothing() && self.owed.is_some())
+    }
+
+    fn can_pull(&self, now: Instant) -> bool {
+        self.pulls.iter().any(|topic| {
+            self.topics.get(topic).is_none_or(|held| match held.phase {
+                Phase::CatchUp { pos, since } => {
+                    pos <= self.applied || now.duration_since(since) > FUTURE
+                }
+                Phase::Live | Phase::Snapshot { .. } => true,
+            })
+        })
     }
 }
 
-fn feeds(known: &Known, clock: UnixNanos) -> BTreeMap<String, FeedHealth> {
-    let mut feeds: BTreeMap<String, FeedHealth> = BTreeMap::new();
+/// Adds the feeds of a stream: of each venue the one that is worst off.
+fn add_feeds(feeds: &mut BTreeMap<String, FeedHealth>, known: &Known, clock: UnixNanos) {
     for ((venue, _), report) in &known.feeds {
         let state = if known.stale {
             "stale".to_owned()
@@ -419,7 +433,6 @@ fn feeds(known: &Known, clock: UnixNanos) -> BTreeMap<String, FeedHealth> {
             *worst = FeedHealth { state, age_ms };
         }
     }
-    feeds
 }
 
 /// Worse states rank higher.

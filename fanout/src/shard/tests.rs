@@ -19,6 +19,7 @@ type Socket = WebSocketStream<tokio::net::TcpStream>;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENTS: u32 = 100;
+const STREAM: StreamNo = StreamNo::FIRST;
 
 /// A shard that has seen one trade.
 struct Bench {
@@ -29,7 +30,7 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Self {
-        let store = Arc::new(Store::new("T", 1 << 20));
+        let store = Arc::new(Store::new("T", STREAM, 1 << 20));
         let epoch = Epoch::new(UnixNanos::new(5), 0);
         let begin = (StreamSeq::new(1), StreamSeq::ZERO);
         store.write().begin(epoch, begin.0, begin.1);
@@ -37,8 +38,8 @@ impl Bench {
         let metrics = Metrics::new(&mut Registry::default());
         let repairs = Repairs::nowhere("T", metrics.clone()).await;
         let shared = Shared {
-            store: Arc::clone(&store),
-            repairs: Arc::new(repairs),
+            stores: [Arc::clone(&store)].into(),
+            repairs: [repairs].into(),
             metrics,
             board: Board::default(),
             clock: Arc::new(SystemClock),
@@ -62,10 +63,11 @@ impl Bench {
         bench.publish(1);
         let head = StreamSeq::new(1);
         bench
-            .tell(Command::Joined {
+            .tell(Command::News(News::Joined {
+                stream: STREAM,
                 head,
                 rewound: None,
-            })
+            }))
             .await;
         bench
     }
@@ -138,16 +140,17 @@ async fn close_all_under_load() {
     // The stream goes on while they are closed, and each is about to be told where it stands.
     let rate = NonZeroU32::new(1_000_000).unwrap();
     let departure = Departure::new(CLIENTS, rate, Instant::now());
-    bench.tell(Command::Heartbeat).await;
+    bench.tell(Command::News(News::Heartbeat)).await;
     bench.tell(Command::Drain(Arc::new(departure))).await;
     for seq in 2..1_000 {
         let live = bench.publish(seq);
         bench
-            .tell(Command::Batch {
+            .tell(Command::News(News::Batch {
+                stream: STREAM,
                 messages: [live].into(),
                 read: tokio::time::Instant::now(),
                 head: StreamSeq::new(seq),
-            })
+            }))
             .await;
     }
     for client in &mut clients {

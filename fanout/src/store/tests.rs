@@ -7,7 +7,7 @@ fn seq(number: u64) -> StreamSeq {
 }
 
 fn known(first: u64, joined: u64, limit: usize) -> Known {
-    let mut known = Known::new(limit);
+    let mut known = Known::new("T", StreamNo::FIRST, limit);
     known.begin(Epoch::new(UnixNanos::new(1), 0), seq(first), seq(joined));
     known
 }
@@ -96,4 +96,39 @@ fn cursors_of_another_history_are_seen() {
     assert!(known.recognizes(Cursor::new(seq(3), UnixNanos::new(1))));
     assert!(!known.recognizes(Cursor::new(seq(3), UnixNanos::new(5_000_000))));
     assert!(!known.recognizes(Cursor::new(seq(5), UnixNanos::new(5_000_000))));
+}
+
+#[test]
+fn a_stream_is_known_by_the_venues_of_its_subjects() {
+    let split = Venues::of(["tick.*.binance.>", "tick.*.okx.>", "tick.fence.TICKS"]);
+    for text in [
+        "trade.binance.A",
+        "bar.okx.A.1m",
+        "trade.*.A",
+        "*.okx.>",
+        ">",
+        "trade.>",
+    ] {
+        assert!(split.may_have(text), "{text}");
+    }
+    for text in ["trade.kraken.A", "*.kraken.>"] {
+        assert!(!split.may_have(text), "{text}");
+    }
+    for subjects in [
+        vec!["tick.>"],
+        vec!["tick.*.*.>"],
+        vec!["tick.*.okx.>", "x"],
+    ] {
+        assert_eq!(Venues::of(subjects), Venues::All);
+    }
+}
+
+#[test]
+fn a_topic_id_names_its_stream() {
+    for (stream, index) in [(0, 0), (3, 7), (15, (1 << TOPIC_BITS) - 1)] {
+        let stream = StreamNo(stream);
+        let id = TopicId::new(stream, index).unwrap();
+        assert_eq!((id.stream(), id.index()), (stream, index));
+    }
+    assert_eq!(TopicId::new(StreamNo::FIRST, 1 << TOPIC_BITS), None);
 }

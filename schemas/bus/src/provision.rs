@@ -1,7 +1,9 @@
 //! Creates and updates what Tickwire needs on a broker; doing it again changes nothing.
 
 use async_nats::Client;
+use schemas::id::Venue;
 use schemas::position::Epoch;
+use schemas::subject;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
@@ -48,6 +50,8 @@ pub enum ProvisionError {
 pub struct StreamSpec {
     /// Name.
     pub name: String,
+    /// The venues whose ticks it takes; none means all.
+    pub venues: Vec<Venue>,
     /// Limit by age in seconds.
     pub max_age_secs: u64,
     /// Limit by size in bytes.
@@ -116,7 +120,7 @@ pub async fn provision(client: &Client, spec: &StreamSpec) -> Result<Epoch, Prov
 fn stream_config(spec: &StreamSpec) -> Value {
     json!({
         "name": spec.name,
-        "subjects": ["tick.>"],
+        "subjects": subjects(spec),
         "retention": "limits",
         "discard": "old",
         "storage": "file",
@@ -135,6 +139,14 @@ fn stream_config(spec: &StreamSpec) -> Value {
         "deny_purge": true,
         "republish": { "src": "tick.>", "dest": "live.>" },
     })
+}
+
+fn subjects(spec: &StreamSpec) -> Vec<String> {
+    if spec.venues.is_empty() {
+        return vec!["tick.>".to_owned()];
+    }
+    let of_venues = spec.venues.iter().map(|venue| format!("tick.*.{venue}.>"));
+    of_venues.chain([subject::fence(&spec.name)]).collect()
 }
 
 /// Nothing is deduplicated by the broker, but its window may not exceed the age limit.
@@ -269,6 +281,7 @@ mod tests {
     fn what_cannot_be_changed_is_refused_by_name() {
         let spec = StreamSpec {
             name: "TICKS".to_owned(),
+            venues: Vec::new(),
             max_age_secs: 60,
             max_bytes: 1 << 20,
             replicas: 1,

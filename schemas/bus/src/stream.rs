@@ -118,8 +118,22 @@ impl Config {
             && self.deny_purge
             && !self.allow_msg_ttl
             && self.max_msgs_per_subject <= 0;
-        append_only && self.subjects.iter().all(|subject| subject == filter)
+        append_only && self.subjects.iter().all(|taken| covers(filter, taken))
     }
+}
+
+/// Whether everything with a subject of `taken` has one of `filter`.
+fn covers(filter: &str, taken: &str) -> bool {
+    let mut tokens = taken.split('.');
+    for wanted in filter.split('.') {
+        match (wanted, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(token)) if token != ">" => {}
+            (exact, Some(token)) if exact == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
 }
 
 /// The configuration of a stream, as the broker spells it; `None` if there is no such stream.
@@ -145,6 +159,16 @@ pub(crate) async fn config(
 pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiError> {
     let (state, _) = info(client, stream).await?;
     Ok(state)
+}
+
+/// Asks which subjects a stream takes.
+///
+/// # Errors
+///
+/// [`ApiError`], with code 10059 if there is no such stream.
+pub async fn subjects(client: &Client, stream: &str) -> Result<Vec<String>, ApiError> {
+    let (_, config) = info(client, stream).await?;
+    Ok(config.subjects)
 }
 
 /// The state of a stream, and whether readers of `filter` must see every sequence of it.
@@ -281,4 +305,33 @@ pub(crate) async fn next_of(
 ) -> Result<Option<Stored>, ApiError> {
     let body = json!({ "next_by_subj": subject, "seq": from.get().max(1) });
     message(client, stream, body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_filter_covers_what_it_cannot_miss() {
+        for (filter, taken) in [
+            ("tick.>", "tick.>"),
+            ("tick.>", "tick.*.binance.>"),
+            ("tick.>", "tick.fence.TICKS"),
+            ("tick.*.x", "tick.a.x"),
+            ("tick.*.x", "tick.*.x"),
+            (">", "a"),
+        ] {
+            assert!(covers(filter, taken), "{filter} {taken}");
+        }
+        for (filter, taken) in [
+            ("tick.>", "tick"),
+            ("tick.>", ">"),
+            ("tick.trade.>", "tick.>"),
+            ("tick.*", "tick.>"),
+            ("tick.a", "tick.*"),
+            ("tick.*", "tick.a.b"),
+        ] {
+            assert!(!covers(filter, taken), "{filter} {taken}");
+        }
+    }
 }

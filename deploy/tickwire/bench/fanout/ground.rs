@@ -78,6 +78,7 @@ impl Ground {
         let dir = TempDir::new().context("there is no room for a broker's data")?;
         let logins = Logins::random(broker::free_port()?);
         let spec = StreamSpec {
+            venues: Vec::new(),
             name: ticks::STREAM.to_owned(),
             max_age_secs: 3_600,
             max_bytes: 2 << 30,

@@ -17,6 +17,7 @@ use super::{FILE, Logins, USERS, render, write};
 
 fn spec(name: &str) -> StreamSpec {
     StreamSpec {
+        venues: Vec::new(),
         name: name.to_owned(),
         max_age_secs: 60,
         max_bytes: 1 << 20,

@@ -10,6 +10,7 @@ use schemas::ws::CloseCode;
 use super::query::LAST_EVENT_ID;
 use super::*;
 use crate::departure::Departure;
+use crate::intake::News;
 use crate::sse;
 
 /// A tick that is passed on: a kind, and a price with a filler of its length.
@@ -39,12 +40,13 @@ impl Replica {
         for shard in &self.shards {
             let messages = [Arc::clone(&live)].into();
             let read = tokio::time::Instant::now();
-            let batch = Command::Batch {
+            let batch = News::Batch {
+                stream: StreamNo::FIRST,
                 messages,
                 head,
                 read,
             };
-            assert!(shard.send(batch).await.is_ok());
+            assert!(shard.send(Command::News(batch)).await.is_ok());
         }
     }
 

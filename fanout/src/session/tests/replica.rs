@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bus::reader::Event;
 use rand::rngs::StdRng;
 use schemas::position::StreamSeq;
 
@@ -12,37 +11,46 @@ use super::reading::Reading;
 use super::truth::Truth;
 use super::world::LIMITS;
 use crate::index::{ConnId, Index};
+use crate::intake::{Intake, News};
 use crate::session::Session;
-use crate::shard::Command;
-use crate::store::{Live, Store};
+use crate::store::{Live, Store, StreamNo};
+
+const STREAM: StreamNo = StreamNo::FIRST;
 
 #[derive(Default)]
 pub(super) struct Shard {
-    pub(super) index: Index,
+    pub(super) indexes: [Index; 1],
     /// What it was told, and has not done yet.
-    pending: VecDeque<Command>,
+    pending: VecDeque<News>,
     pub(super) applied: StreamSeq,
     /// And the clients that they are of.
     pub(super) sessions: BTreeMap<ConnId, (Session, usize)>,
 }
 
 pub(super) struct Replica {
-    pub(super) store: Store,
+    pub(super) stores: [Arc<Store>; 1],
+    intake: Intake,
     reading: Reading,
-    pub(super) joined: bool,
-    rewound: bool,
     pub(super) shards: Vec<Shard>,
 }
 
 impl Replica {
     pub(super) fn new(ring: usize, whole: bool, shards: usize) -> Self {
+        let store = Arc::new(Store::new("T", STREAM, ring));
         Self {
-            store: Store::new("T", ring),
+            intake: Intake::new(Arc::clone(&store)),
+            stores: [store],
             reading: Reading::new(whole),
-            joined: false,
-            rewound: false,
             shards: (0..shards).map(|_| Shard::default()).collect(),
         }
+    }
+
+    pub(super) const fn is_joined(&self) -> bool {
+        self.intake.is_joined()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.stores[0]
     }
 
     pub(super) fn read(
@@ -55,73 +63,16 @@ impl Replica {
         let now = now.into();
         self.reading.read(truth, (count, trouble), now, rng);
         while let Some(event) = self.reading.next_event() {
-            self.feed(event);
-        }
-    }
-
-    /// As the feeder does it.
-    fn feed(&mut self, event: Event) {
-        match event {
-            Event::Boot {
-                epoch,
-                first_seq,
-                last_seq,
-                after,
-            } => {
-                self.joined = false;
-                let behind = after.unwrap_or(last_seq);
-                self.store.write().begin(epoch, first_seq, behind);
-            }
-            Event::Batch {
-                entries,
-                head,
-                head_time,
-            } => {
-                let mut known = self.store.write();
-                let applied = entries
-                    .iter()
-                    .filter_map(|of| known.apply(&of.subject, of.seq, of.time, &of.payload));
-                let messages: Arc<[Arc<Live>]> = applied.collect();
-                known.head = known.head.max(head);
-                known.head_time = head_time;
-                drop(known);
-                if self.joined {
-                    self.tell(|| Command::Batch {
-                        messages: Arc::clone(&messages),
-                        head,
-                        read: tokio::time::Instant::now(),
-                    });
-                }
-            }
-            Event::CaughtUp => {
-                self.joined = true;
-                let (head, epoch) = {
-                    let known = self.store.read();
-                    (known.head, known.epoch)
-                };
-                let rewound = epoch.filter(|_| std::mem::take(&mut self.rewound));
-                self.tell(|| Command::Joined { head, rewound });
-            }
-            Event::Stale | Event::Live => {
-                self.store.write().stale = matches!(event, Event::Stale);
-                self.tell(|| Command::Heartbeat);
-            }
-            Event::Trimmed { from, to } => {
-                self.store.write().trimmed(to);
-                if self.joined {
-                    self.tell(|| Command::Trimmed { from, to });
-                }
-            }
-            Event::Reset => {
-                (self.joined, self.rewound) = (false, true);
-                self.store.write().forget();
+            let taken = self.intake.take(event, now);
+            for news in taken.news {
+                self.tell(&news);
             }
         }
     }
 
-    fn tell(&mut self, command: impl Fn() -> Command) {
+    fn tell(&mut self, news: &News) {
         for shard in &mut self.shards {
-            shard.pending.push_back(command());
+            shard.pending.push_back(news.clone());
         }
     }
 
@@ -132,38 +83,37 @@ impl Replica {
         for _ in 0..count {
             match shard.pending.pop_front() {
                 None => break,
-                Some(Command::Batch { messages, head, .. }) => {
+                Some(News::Batch { messages, head, .. }) => {
                     shard.hand_out(&messages, &mut slow, now);
                     shard.reach(head);
                 }
-                Some(Command::Heartbeat) => {
+                Some(News::Heartbeat) => {
                     for (session, _) in shard.sessions.values_mut() {
                         session.heartbeat();
                     }
                 }
-                Some(Command::Joined { head, rewound }) => {
-                    let known = self.store.read();
-                    for topic in known.topics().skip(shard.index.seen()) {
+                Some(News::Joined { head, rewound, .. }) => {
+                    let known = self.stores[0].read();
+                    for topic in known.topics().skip(shard.indexes[0].seen()) {
                         shard.take_birth(topic, head);
                     }
                     if let Some(epoch) = rewound {
                         for (session, _) in shard.sessions.values_mut() {
-                            session.reset(&known, &self.store, epoch);
+                            session.reset(&known, epoch);
                         }
                     }
                     shard.reach(head);
                 }
-                Some(Command::Trimmed { from, to }) => {
-                    let known = self.store.read();
+                Some(News::Trimmed { from, to, .. }) => {
+                    let known = self.stores[0].read();
                     shard.applied = shard.applied.max(to);
                     for (id, (session, _)) in &mut shard.sessions {
-                        let told = session.trimmed(&known, &self.store, (from, to), now);
+                        let told = session.trimmed(&known, (from, to), now);
                         if told.is_err() && !slow.contains(id) {
                             slow.push(*id);
                         }
                     }
                 }
-                Some(Command::Accept(_) | Command::Drain { .. }) => unreachable!(),
             }
         }
         slow
@@ -178,15 +128,15 @@ impl Shard {
     fn reach(&mut self, head: StreamSeq) {
         self.applied = head;
         for (session, _) in self.sessions.values_mut() {
-            session.applied(head);
+            session.applied(STREAM, head);
         }
     }
 
     fn take_birth(&mut self, topic: &Arc<crate::store::TopicInfo>, first: StreamSeq) {
-        if self.index.is_born(topic.id.index()) {
-            for id in self.index.claim(topic) {
+        if self.indexes[0].is_born(topic.id.index()) {
+            for id in self.indexes[0].claim(topic) {
                 if let Some((session, _)) = self.sessions.get_mut(&id) {
-                    session.born(topic, first, &mut self.index);
+                    session.born(topic, first, &mut self.indexes[0]);
                 }
             }
         }
@@ -196,7 +146,7 @@ impl Shard {
         for live in messages {
             self.take_birth(&live.topic, live.seq);
             let mut reached = BTreeSet::new();
-            for id in self.index.subscribers(live.topic.id) {
+            for id in self.indexes[0].subscribers(live.topic.id) {
                 assert!(reached.insert(*id), "a message goes to a connection once");
                 let Some((session, _)) = self.sessions.get_mut(id) else {
                     continue;
@@ -204,7 +154,9 @@ impl Shard {
                 if !slow.contains(id) && session.deliver(live, now).is_err() {
                     slow.push(*id);
                 }
-                assert!(slow.contains(id) || session.outbox.live_bytes() <= LIMITS.unsent_bytes);
+                assert!(
+                    slow.contains(id) || session.who.outbox.live_bytes() <= LIMITS.unsent_bytes
+                );
             }
         }
     }
@@ -213,15 +165,6 @@ impl Shard {
         let Some((session, _)) = self.sessions.remove(&id) else {
             return;
         };
-        for topic in session.held_topics() {
-            self.index.remove(topic, id);
-        }
-        for text in session.held_strings() {
-            if text.contains(['*', '>']) {
-                self.index.unwatch(text, id);
-            } else {
-                self.index.give_up(text, id);
-            }
-        }
+        session.leave(&mut self.indexes);
     }
 }

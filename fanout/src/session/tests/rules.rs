@@ -1,6 +1,7 @@
 //! Single rules that random histories meet too seldom.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
@@ -12,12 +13,13 @@ use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::session::{Reply, Session};
-use crate::store::Store;
+use crate::store::{Store, StreamNo};
 
 /// Many conflated values become due together: the client reads at once, so it stays.
 #[test]
 fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
-    let store = Store::new("T", 1_000_000);
+    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+    let store = &stores[0];
     let epoch = Epoch::new(UnixNanos::new(5), 0);
     store
         .write()
@@ -37,14 +39,13 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
     for seq in 1..=200 {
         publish(seq);
     }
-    let (mut index, now) = (Index::default(), Instant::now());
+    let (mut indexes, now) = ([Index::default()], Instant::now());
     let metrics = Metrics::new(&mut Registry::default());
     let mut session = Session::new(
-        ConnId(1),
-        Encoding::Json,
+        (ConnId(1), Encoding::Json),
         LIMITS,
         metrics,
-        StreamSeq::new(200),
+        [StreamSeq::new(200)],
         now,
     );
     let op = Subscribe {
@@ -55,22 +56,22 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
         from: BTreeMap::new(),
     };
     let mut cx = Reply {
-        store: &store,
-        index: &mut index,
+        stores: &stores,
+        indexes: &mut indexes,
         now,
     };
     session.carry_out(ClientOp::Subscribe(op), &mut cx);
     for seq in 201..=400 {
         session.deliver(&publish(seq), now).unwrap();
     }
-    session.applied(StreamSeq::new(400));
+    session.applied(StreamNo::FIRST, StreamSeq::new(400));
     let mut out = Vec::new();
     let later = now + Duration::from_secs(2);
     let mut count = 0;
     while session.has_work(later) {
         let clock = UnixNanos::new(1);
         count += session
-            .fill(&store, 64_000, later, clock, (&mut out, None))
+            .fill(&stores, 64_000, later, clock, (&mut out, None))
             .unwrap();
         out.clear();
         if count == 0 {
@@ -83,15 +84,16 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
 /// One write for all values of an interval, and at most one value of a topic in each.
 #[test]
 fn values_that_are_conflated_over_a_time_leave_together() {
-    let store = Store::new("T", 1_000_000);
+    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+    let store = &stores[0];
     let epoch = Epoch::new(UnixNanos::new(5), 0);
     store
         .write()
         .begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
-    let (mut index, now) = (Index::default(), Instant::now());
+    let (mut indexes, now) = ([Index::default()], Instant::now());
     let metrics = Metrics::new(&mut Registry::default());
     let head = StreamSeq::ZERO;
-    let mut session = Session::new(ConnId(1), Encoding::Json, LIMITS, metrics, head, now);
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
     let op = Subscribe {
         topics: vec!["quote.x.*".to_owned()],
         snapshot: Some(false),
@@ -99,8 +101,8 @@ fn values_that_are_conflated_over_a_time_leave_together() {
         ..Subscribe::default()
     };
     let mut cx = Reply {
-        store: &store,
-        index: &mut index,
+        stores: &stores,
+        indexes: &mut indexes,
         now,
     };
     session.carry_out(ClientOp::Subscribe(op), &mut cx);
@@ -122,7 +124,7 @@ fn values_that_are_conflated_over_a_time_leave_together() {
             known.apply(&subject, StreamSeq::new(seq), time, payload)
         };
         let live = live.unwrap();
-        session.born(&live.topic, live.seq, cx.index);
+        session.born(&live.topic, live.seq, &mut cx.indexes[0]);
         let delivered = session.deliver(&live, after(published)).unwrap();
         assert_eq!(
             delivered,
@@ -136,7 +138,8 @@ fn values_that_are_conflated_over_a_time_leave_together() {
 /// has. A position that no broker ever confirms is one.
 #[test]
 fn a_position_ahead_of_this_replica_waits_for_the_broker() {
-    let store = Store::new("T", 1_000_000);
+    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+    let store = &stores[0];
     let epoch = Epoch::new(UnixNanos::new(5), 0);
     let begin = (StreamSeq::new(1), StreamSeq::ZERO);
     store.write().begin(epoch, begin.0, begin.1);
@@ -150,11 +153,11 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
             .unwrap()
     };
     publish(1);
-    let (mut index, now) = (Index::default(), Instant::now());
+    let (mut indexes, now) = ([Index::default()], Instant::now());
     let mut resumed = |pos: u64, secs: u64| {
         let metrics = Metrics::new(&mut Registry::default());
         let (head, now) = (store.read().head, now + Duration::from_secs(secs));
-        let mut session = Session::new(ConnId(1), Encoding::Json, LIMITS, metrics, head, now);
+        let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
         let from = From {
             e: epoch,
             c: None,
@@ -166,8 +169,8 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
             ..Subscribe::default()
         };
         let mut cx = Reply {
-            store: &store,
-            index: &mut index,
+            stores: &stores,
+            indexes: &mut indexes,
             now,
         };
         session.carry_out(ClientOp::Subscribe(op), &mut cx);
@@ -177,7 +180,7 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
         let (mut out, at) = (Vec::new(), now + Duration::from_secs(secs));
         let clock = UnixNanos::new(1);
         let all = (&mut out, None);
-        session.fill(&store, 64_000, at, clock, all).unwrap();
+        session.fill(&stores, 64_000, at, clock, all).unwrap();
         String::from_utf8(out).unwrap()
     };
     let mut session = resumed(3, 0);
@@ -191,7 +194,7 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
     assert!(!said.contains("reset"), "{said}");
     for seq in 2..=4 {
         session.deliver(&publish(seq), now).unwrap();
-        session.applied(StreamSeq::new(seq));
+        session.applied(StreamNo::FIRST, StreamSeq::new(seq));
     }
     let said = heard(&mut session, 64);
     assert!(said.contains("\"s\":4,"), "{said}");
@@ -199,4 +202,57 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
     let mut session = resumed(99, 65);
     assert!(!heard(&mut session, 66).contains("reset"));
     assert!(heard(&mut session, 71).contains("reset"));
+}
+
+/// What expired unread is told behind all that is still waited for, and also if that is let go of.
+#[test]
+fn what_expired_unread_is_told_though_nobody_waits_any_more() {
+    for trimmed_again in [false, true] {
+        let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+        let store = &stores[0];
+        let epoch = Epoch::new(UnixNanos::new(5), 0);
+        let (head, now) = (StreamSeq::new(1), Instant::now());
+        store.write().begin(epoch, head, StreamSeq::ZERO);
+        let payload = b"\x81\xa1k\xa5trade";
+        let time = UnixNanos::new(1);
+        store.write().apply("tick.trade.x.B", head, time, payload);
+        let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
+        let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
+        let mut cx = Reply {
+            stores: &stores,
+            indexes: &mut indexes,
+            now,
+        };
+        let waiting = "trade.x.B".to_owned();
+        let op = Subscribe {
+            topics: vec!["*.x.A".to_owned(), waiting.clone()],
+            snapshot: Some(true),
+            ..Subscribe::default()
+        };
+        session.carry_out(ClientOp::Subscribe(op), &mut cx);
+        let trim = |session: &mut Session, from: u64, to: u64| {
+            let span = (StreamSeq::new(from), StreamSeq::new(to));
+            store.write().trimmed(span.1);
+            session.trimmed(&store.read(), span, now).unwrap();
+        };
+        trim(&mut session, 2, 5);
+        let topics = vec![waiting];
+        session.carry_out(ClientOp::Unsubscribe { id: None, topics }, &mut cx);
+        let to = if trimmed_again { 9 } else { 5 };
+        let mut out = Vec::new();
+        if trimmed_again {
+            trim(&mut session, 6, to);
+        } else {
+            // The answers go first.
+            let answers = (&mut out, None);
+            session.fill(&stores, 1, now, time, answers).unwrap();
+            assert!(session.has_work(now), "the gap is still owed");
+        }
+        let rest = (&mut out, None);
+        session.fill(&stores, 64_000, now, time, rest).unwrap();
+        let said = String::from_utf8(out).unwrap();
+        let gap = format!(r#""c":"*.x.A","from":2,"to":{to},"#);
+        assert!(said.contains(&gap), "{said}");
+        assert!(!session.has_work(now), "{said}");
+    }
 }

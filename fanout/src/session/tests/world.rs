@@ -23,6 +23,7 @@ use crate::index::ConnId;
 use crate::metrics::Metrics;
 use crate::repair::Page;
 use crate::session::{Ask, Limits, Reply, Session};
+use crate::store::StreamNo;
 
 const STRINGS: [&str; 9] = [
     "trade.x.A",
@@ -130,9 +131,9 @@ impl World {
             self.read(replica, usize::MAX, false);
             let head = self.truth().head();
             let place = &self.replicas[replica];
-            let known = place.store.read();
+            let known = place.store().read();
             let is_here = known.epoch == self.histories.last().map(|truth| truth.epoch);
-            if place.joined && is_here && known.head == head {
+            if place.is_joined() && is_here && known.head == head {
                 return;
             }
         }
@@ -184,13 +185,13 @@ impl World {
         let truth = self.histories.last().unwrap();
         let place = &mut self.replicas[replica];
         let (session, _) = place.shards[shard].sessions.get_mut(&id).unwrap();
-        let known = place.store.read().epoch;
-        if known != Some(truth.epoch) || !session.is_of(&place.store.read()) {
+        let known = place.stores[0].read().epoch;
+        if known != Some(truth.epoch) || !session.tracks[0].is_of(&place.stores[0].read()) {
             // Not before everybody knows that the history is another one.
             return;
         }
         while let Some(ask) = session.ask() {
-            let topic = place.store.read().info(ask.topic).cloned().unwrap();
+            let topic = place.stores[0].read().info(ask.topic).cloned().unwrap();
             let head = truth.head();
             let known = match self.rng.random_range(0..3) {
                 0 => StreamSeq::new(self.rng.random_range(0..=head.get())),
@@ -269,7 +270,7 @@ impl World {
 
     /// Whoever comes to a replica that is not ready is turned away.
     fn connect(&mut self, client: usize, (replica, shard): (usize, usize)) {
-        if !self.replicas[replica].joined {
+        if !self.replicas[replica].is_joined() {
             return;
         }
         // A shard takes a connection after everything that it was told before.
@@ -277,18 +278,17 @@ impl World {
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
         let place = &mut self.replicas[replica];
-        let epoch = place.store.read().epoch.unwrap();
+        let epoch = place.store().read().epoch.unwrap();
         let place = &mut place.shards[shard];
         let (state, _) = &self.clients[client];
         let mut session = Session::new(
-            id,
-            state.encoding,
+            (id, state.encoding),
             LIMITS,
             self.metrics.clone(),
-            place.applied,
+            [place.applied],
             self.now,
         );
-        session.begin(Some(epoch));
+        session.begin(StreamNo::FIRST, Some(epoch));
         session.say(&ServerMessage::Welcome {
             conn: "c".to_owned(),
             node: "n".to_owned(),
@@ -333,7 +333,7 @@ impl World {
         let Some((replica, shard, id)) = self.clients[client].1 else {
             return;
         };
-        let Replica { store, shards, .. } = &mut self.replicas[replica];
+        let Replica { stores, shards, .. } = &mut self.replicas[replica];
         let place = &mut shards[shard];
         self.trace.note(|| {
             let applied = place.applied;
@@ -341,11 +341,11 @@ impl World {
         });
         let (session, _) = place.sessions.get_mut(&id).unwrap();
         let mut cx = Reply {
-            store,
-            index: &mut place.index,
+            stores,
+            indexes: &mut place.indexes,
             now: self.now,
         };
-        session.applied(place.applied);
+        session.applied(StreamNo::FIRST, place.applied);
         session.carry_out(op, &mut cx);
     }
 
@@ -400,14 +400,14 @@ impl World {
         let Some((replica, shard, id)) = self.clients[client].1 else {
             return 0;
         };
-        let Replica { store, shards, .. } = &mut self.replicas[replica];
+        let Replica { stores, shards, .. } = &mut self.replicas[replica];
         let place = &mut shards[shard];
         let (session, _) = place.sessions.get_mut(&id).unwrap();
-        session.applied(place.applied);
+        session.applied(StreamNo::FIRST, place.applied);
         let encoding = self.clients[client].0.encoding;
         let (mut out, mut marks) = (opening(encoding, 0), Vec::new());
         let out_and_marks = (&mut out, Some(&mut marks));
-        let filled = session.fill(store, room, self.now, UnixNanos::new(1), out_and_marks);
+        let filled = session.fill(stores, room, self.now, UnixNanos::new(1), out_and_marks);
         let Ok(count) = filled else {
             self.hang_up(client);
             return 0;
@@ -440,9 +440,9 @@ impl World {
             state.take(message, own.unwrap_or(&self.histories[0]));
             self.checked += 1;
         }
-        if let Some((epoch, cursor)) = promise {
+        if let Some([(epoch, cursor)]) = promise.as_deref() {
             let state = &self.clients[client].0;
-            assert_eq!((Some(epoch), cursor.seq()), (state.epoch, state.cursor));
+            assert_eq!((Some(*epoch), cursor.seq()), (state.epoch, state.cursor));
         }
         count
     }

@@ -23,6 +23,7 @@ pub(crate) const STREAM: &str = "TICKS";
 /// Provisions the stream of ticks.
 pub(crate) async fn provisioned(client: &async_nats::Client) -> anyhow::Result<Epoch> {
     let spec = StreamSpec {
+        venues: Vec::new(),
         name: STREAM.to_owned(),
         max_age_secs: 3_600,
         max_bytes: 1 << 30,

@@ -13,6 +13,7 @@ use crate::{STREAM, provisioned};
 
 fn spec() -> StreamSpec {
     StreamSpec {
+        venues: Vec::new(),
         name: STREAM.to_owned(),
         max_age_secs: 3_600,
         max_bytes: 1 << 28,

@@ -1,0 +1,431 @@
+//! Which topics of a stream a session holds, and from where each goes on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::position::{Cursor, StreamSeq};
+use schemas::topic::Selector;
+use schemas::ws::{Conflate, From, ServerMessage, Subscribe};
+
+use super::subscribe::Wanted;
+use super::subscriber::Subscriber;
+use super::track::{Covers, Held, Phase, Track, declare_gap};
+use crate::index::Index;
+use crate::store::{Known, TopicId, TopicInfo};
+
+/// Gives way to every conflation that was asked for.
+const WIDEST: Conflate = Conflate::Millis(u32::MAX);
+
+/// What an op says about where a stream goes on.
+#[derive(Clone, Copy)]
+pub(super) enum Base<'a> {
+    /// Nothing: at its head.
+    Head,
+    /// Behind these positions.
+    From(&'a From),
+    /// The positions belong to no history that is known here.
+    Void,
+}
+
+/// Where a topic begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At the head.
+    Head,
+    /// Behind a position.
+    Behind(StreamSeq),
+    /// With its last value, of whatever kind: positions are void.
+    Value,
+}
+
+/// What it takes to take up topics of a stream.
+pub(super) struct Taking<'a> {
+    pub(super) known: &'a Known,
+    pub(super) index: &'a mut Index,
+    pub(super) now: Instant,
+}
+
+impl Track {
+    /// Where a subscription begins unless it names positions.
+    pub(super) fn head(&self, op: &Subscribe, known: &Known) -> StreamSeq {
+        // Of another history nothing is told yet: the reset, once it comes, voids all of this.
+        let is_of = self.is_of(known);
+        // From the beginning is from where this replica can tell: the answer says where that is.
+        if is_of && begins(op, known) {
+            known.origin()
+        } else {
+            self.applied
+        }
+    }
+
+    /// Topics that are held already, and were born without this shard having heard of it: whatever
+    /// is asked of them now, the client knows them from their beginning.
+    pub(super) fn take_births<'a>(
+        &mut self,
+        who: &Subscriber,
+        known: &Known,
+        selectors: impl Iterator<Item = &'a Selector>,
+        index: &mut Index,
+    ) {
+        if who.exact.is_empty() && who.patterns.is_empty() {
+            return;
+        }
+        for selector in selectors {
+            for topic in known.select(selector) {
+                if !self.topics.contains_key(&topic.id) && who.is_covered(&topic.text) {
+                    // Whatever is still under way to this shard, expired or not, comes after it.
+                    let start = known.origin().min(self.applied);
+                    self.born(who, topic, start.next(), index);
+                }
+            }
+        }
+    }
+
+    /// Where the stream continues; if the positions are void, the client is told so.
+    pub(super) fn base<'a>(
+        &mut self,
+        who: &mut Subscriber,
+        (op, streams): (&'a Subscribe, &[&str]),
+        known: &Known,
+    ) -> Base<'a> {
+        if !self.is_of(known) {
+            return Base::Void;
+        }
+        let Some(epoch) = known.epoch else {
+            return Base::Head;
+        };
+        let is_void = match op.from.get(&*known.stream) {
+            Some(from) => from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor)),
+            // A stream that is not here: what was its, may be this one's now.
+            None => op.from.keys().any(|name| !streams.contains(&&**name)),
+        };
+        if is_void {
+            self.void_all(who, known, epoch);
+            return Base::Void;
+        }
+        op.from.get(&*known.stream).map_or(Base::Head, Base::From)
+    }
+
+    /// Takes up what a string names.
+    pub(super) fn take_up(
+        &mut self,
+        who: &mut Subscriber,
+        (op, base): (&Subscribe, Base<'_>),
+        wanted: &Wanted,
+        cx: &mut Taking<'_>,
+    ) {
+        let (known, text) = (cx.known, wanted.text.as_str());
+        if let Base::From(from) = base {
+            declare_trimmed(who, known, from, wanted);
+        }
+        match &wanted.selector {
+            Selector::Topic(_) => match known.topic(text) {
+                Some(topic) => self.take_one(who, (op, base), (topic, text), cx),
+                None if wanted.is_new => cx.index.await_birth(text, who.id),
+                None => {}
+            },
+            Selector::Pattern(pattern) => {
+                for topic in known.select(&wanted.selector) {
+                    self.take_one(who, (op, base), (topic, text), cx);
+                }
+                if wanted.is_new {
+                    cx.index.watch(pattern.clone(), who.id);
+                }
+            }
+        }
+    }
+
+    fn take_one(
+        &mut self,
+        who: &mut Subscriber,
+        (op, base): (&Subscribe, Base<'_>),
+        (topic, subscribed): (&Arc<TopicInfo>, &str),
+        cx: &mut Taking<'_>,
+    ) {
+        let start = match base {
+            Base::Void => Start::Value,
+            _ if is_elsewhere(op, topic, cx.known) => {
+                // Another stream carried it then.
+                if let Some(e) = cx.known.epoch {
+                    who.metrics.resets.inc();
+                    who.say(&ServerMessage::Reset {
+                        st: None,
+                        c: Some(topic.text.to_string()),
+                        e,
+                        s: cx.known.origin(),
+                    });
+                }
+                Start::Value
+            }
+            Base::From(from) => {
+                position_of(from, topic, subscribed).map_or(Start::Head, Start::Behind)
+            }
+            Base::Head => Start::Head,
+        };
+        self.hold(who, (topic, op), start, cx);
+    }
+
+    /// Takes up a topic, or changes how it is held.
+    fn hold(
+        &mut self,
+        who: &mut Subscriber,
+        (topic, op): (&Arc<TopicInfo>, &Subscribe),
+        asked: Start,
+        cx: &mut Taking<'_>,
+    ) {
+        let conflate = who.weakest(&topic.text, op.conflate);
+        let start = if let Some(held) = self.topics.get_mut(&topic.id) {
+            held.conflate = conflate;
+            let now = (held.phase, held.floor);
+            let Some(start) = self.adds(now, op, asked) else {
+                return;
+            };
+            start
+        } else {
+            cx.index.add(topic.id, who.id);
+            asked
+        };
+        if start == Start::Head {
+            // A cursor may be written before the snapshot: nothing older may still be pending then.
+            // Whoever is beyond his bound by this is closed at the next message.
+            let _later = self.release(who, topic.id, cx.now);
+        }
+        let (phase, floor) = self.place(who, (topic, op), start, cx);
+        self.take_slot(topic.id);
+        self.forget_repair(topic.id);
+        let pulls = phase != Phase::Live;
+        let queued = self.topics.get(&topic.id).is_some_and(|held| held.queued);
+        if pulls && !queued {
+            self.pulls.push_back(topic.id);
+        }
+        self.topics.insert(
+            topic.id,
+            Held {
+                phase,
+                conflate,
+                floor,
+                queued: queued || pulls,
+            },
+        );
+    }
+
+    /// What is owed of a topic that begins there, and what must not be sent any more.
+    fn place(
+        &mut self,
+        who: &mut Subscriber,
+        (topic, op): (&Arc<TopicInfo>, &Subscribe),
+        start: Start,
+        cx: &Taking<'_>,
+    ) -> (Phase, StreamSeq) {
+        let state = topic.kind.is_state();
+        match start {
+            Start::Behind(pos) => self.go_on(who, (topic, op), pos, cx),
+            Start::Value => (
+                Phase::Snapshot {
+                    from: cx.known.origin(),
+                    covers: Covers::Nothing,
+                },
+                StreamSeq::ZERO,
+            ),
+            Start::Head if op.snapshot.unwrap_or(state) => {
+                let covers = if state { Covers::Nothing } else { Covers::Past };
+                // Of a topic that is held, the client knows nothing higher than what it was sent.
+                let held = self.topics.get(&topic.id);
+                let from = held.map_or(self.applied, |held| match held.phase {
+                    Phase::Live => held.floor,
+                    Phase::Snapshot { from: pos, .. } | Phase::CatchUp { pos, .. } => pos,
+                });
+                // What comes meanwhile is in the value, or follows it.
+                (Phase::Snapshot { from, covers }, StreamSeq::ZERO)
+            }
+            Start::Head => (Phase::Live, self.applied),
+        }
+    }
+
+    /// What a subscription adds to a topic that is held: what is owed already stays owed.
+    fn adds(
+        &self,
+        (phase, floor): (Phase, StreamSeq),
+        op: &Subscribe,
+        asked: Start,
+    ) -> Option<Start> {
+        match (phase, asked) {
+            (Phase::Live, Start::Head) if op.snapshot == Some(true) => Some(Start::Head),
+            (Phase::Live, Start::Behind(pos)) if pos < floor => Some(asked),
+            (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => Some(asked),
+            // The head of a replica that lags is behind what the client has.
+            (Phase::CatchUp { pos: owed, .. }, Start::Head) if self.applied < owed => {
+                Some(Start::Behind(self.applied))
+            }
+            (Phase::Snapshot { from, covers }, Start::Behind(pos)) => match covers {
+                Covers::Past => (pos < from).then_some(asked),
+                Covers::Nothing | Covers::Omissions
+                    if op.conflate == Conflate::None || pos < from =>
+                {
+                    Some(Start::Behind(pos.min(from)))
+                }
+                Covers::Nothing | Covers::Omissions | Covers::Budget => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// How a topic goes on behind a position.
+    fn go_on(
+        &mut self,
+        who: &mut Subscriber,
+        (topic, op): (&Arc<TopicInfo>, &Subscribe),
+        pos: StreamSeq,
+        cx: &Taking<'_>,
+    ) -> (Phase, StreamSeq) {
+        let known = cx.known;
+        let last = known.last(topic.id).map(|last| last.seq);
+        let resumes_state = topic.kind.is_state() && op.conflate != Conflate::None;
+        let origin = known.origin();
+        if resumes_state && pos <= self.applied && last.is_some_and(|last| pos < last) {
+            // Behind a gap there is nothing that could be told to have been left out.
+            let is_first_look = pos < origin && op.snapshot != Some(false);
+            let covers = if is_first_look {
+                Covers::Nothing
+            } else {
+                Covers::Omissions
+            };
+            return (Phase::Snapshot { from: pos, covers }, StreamSeq::ZERO);
+        }
+        // A topic that is new was told by its subscription where it begins.
+        if pos < origin && self.topics.contains_key(&topic.id) {
+            declare_gap(who, known, &topic.text, (pos, origin));
+        }
+        let pos = pos.max(origin);
+        let last = last.unwrap_or(StreamSeq::ZERO);
+        if pos <= self.applied && last <= pos {
+            return (Phase::Live, pos);
+        }
+        if !who.may_replay(known.count_after(topic.id, pos), cx.now) {
+            let phase = Phase::Snapshot {
+                from: pos,
+                covers: Covers::Budget,
+            };
+            return (phase, StreamSeq::ZERO);
+        }
+        who.metrics.resumed("ring");
+        (Phase::CatchUp { pos, since: cx.now }, pos)
+    }
+
+    /// Drops every topic that only these strings covered.
+    pub(super) fn let_go(
+        &mut self,
+        who: &Subscriber,
+        known: &Known,
+        left: &[String],
+        index: &mut Index,
+    ) {
+        let touched: Vec<Arc<TopicInfo>> = left
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .flat_map(|selector: Selector| known.select(&selector).cloned().collect::<Vec<_>>())
+            .filter(|topic| self.topics.contains_key(&topic.id))
+            .collect();
+        for topic in touched {
+            if who.is_covered(&topic.text) {
+                let conflate = who.weakest(&topic.text, WIDEST);
+                if let Some(held) = self.topics.get_mut(&topic.id) {
+                    held.conflate = conflate;
+                }
+                continue;
+            }
+            self.drop_topic(topic.id);
+            index.remove(topic.id, who.id);
+        }
+        let held = &self.topics;
+        self.pulls.retain(|topic| held.contains_key(topic));
+    }
+
+    fn drop_topic(&mut self, topic: TopicId) {
+        self.topics.remove(&topic);
+        self.forget_repair(topic);
+        self.take_slot(topic);
+    }
+
+    /// A topic was born that this session waits for: everything of it is to come.
+    pub(super) fn born(
+        &mut self,
+        who: &Subscriber,
+        topic: &Arc<TopicInfo>,
+        first: StreamSeq,
+        index: &mut Index,
+    ) {
+        if self.topics.contains_key(&topic.id) {
+            return;
+        }
+        index.add(topic.id, who.id);
+        let conflate = who.weakest(&topic.text, WIDEST);
+        // What retention took of it is declared on the way.
+        let phase = self.owed.map_or(Phase::Live, |(pos, _)| Phase::CatchUp {
+            pos,
+            since: who.filled_at,
+        });
+        let queued = phase != Phase::Live;
+        if queued {
+            self.pulls.push_back(topic.id);
+        }
+        let held = Held {
+            phase,
+            conflate,
+            floor: first.prev(),
+            queued,
+        };
+        self.topics.insert(topic.id, held);
+    }
+}
+
+/// Positions before all that this replica knows: what may be missing is declared once for all
+/// topics of a subscription, whether they are known here or not.
+fn declare_trimmed(who: &mut Subscriber, known: &Known, from: &From, wanted: &Wanted) {
+    let text = wanted.text.as_str();
+    let origin = known.origin();
+    let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
+    // From the beginning: the answer said where that is.
+    let told = own.is_none() && from.c == Some(Cursor::BEGINNING);
+    let single: Vec<(&String, StreamSeq)> = match &wanted.selector {
+        Selector::Topic(_) => Vec::new(),
+        Selector::Pattern(pattern) => {
+            // A pattern among them is declared where it is subscribed.
+            let named = from
+                .s
+                .iter()
+                .filter(|(topic, _)| !topic.contains(['*', '>']) && pattern.matches(topic));
+            let behind = named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
+            behind.filter(|(_, pos)| *pos < origin).collect()
+        }
+    };
+    if let Some(pos) = own.max(cursor).filter(|pos| *pos < origin && !told) {
+        let lowest = single.iter().map(|(_, pos)| *pos).min();
+        let pos = lowest.map_or(pos, |lowest| lowest.min(pos));
+        declare_gap(who, known, text, (pos, origin));
+    } else {
+        for (topic, pos) in single {
+            declare_gap(who, known, topic, (pos, origin));
+        }
+    }
+}
+
+/// Where a topic continues: its own position, or else that of the pattern that it is subscribed by;
+/// the cursor of its stream, if that is higher.
+fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<StreamSeq> {
+    let own = from.s.get(&*topic.text).copied();
+    let shared = from.s.get(subscribed).copied();
+    own.or(shared).max(from.c.map(Cursor::seq))
+}
+
+/// Whether the client knows a topic by its position in another stream than the one that carries it.
+fn is_elsewhere(op: &Subscribe, topic: &TopicInfo, known: &Known) -> bool {
+    let has = |from: &From| from.s.contains_key(&*topic.text);
+    !op.from.get(&*known.stream).is_some_and(has) && op.from.values().any(has)
+}
+
+/// Whether a subscription asks for everything that is retained.
+fn begins(op: &Subscribe, known: &Known) -> bool {
+    let from = op.from.get(&*known.stream);
+    from.is_some_and(|from| from.c == Some(Cursor::BEGINNING))
+}
