@@ -144,13 +144,16 @@ export class Continuity {
     const known = (info) => this.#streams.find((stream) => stream.name === info.name && stream.epoch === info.e);
     // A position of another epoch is answered with a reset; until then the old one is kept, so that
     // the resumption names it.
-    const standsIn = (name) => {
+    const isUsed = (name) => {
       const index = this.#streams.findIndex((stream) => stream.name === name);
       return index >= 0 && (this.#patterns.some((held) => held.stream === name) || [...this.#topics.values()].some((topic) => topic.stream === index));
     };
-    this.#offered = streams.some((info) => !known(info) && standsIn(info.name)) ? streams : undefined;
+    this.#offered = streams.some((info) => !known(info) && isUsed(info.name)) ? streams : undefined;
     if (this.#offered) return;
-    const renumbered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
+    // A stream that is not there any more is named once more, or what it had would be missed.
+    const gone = this.#streams.filter(({ name }) => isUsed(name) && !streams.some((info) => info.name === name));
+    const offered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
+    const renumbered = [...offered, ...gone];
     for (const topic of this.#topics.values()) {
       const name = this.#streams[topic.stream]?.name;
       topic.stream = renumbered.findIndex((stream) => stream.name === name);
@@ -179,9 +182,19 @@ export class Continuity {
       } else {
         // Whatever a pattern still owes of it comes before its own start.
         const pos = Math.min(start, this.#covered(text, name) ?? start);
-        if (!this.#topics.has(text)) this.#topics.set(text, { stream: index, pos, seen: 0, repairing: false });
+        if (this.#topics.get(text)?.stream !== index) this.#topics.set(text, { stream: index, pos, seen: 0, repairing: false });
         this.#topics.get(text).named = true;
       }
+    }
+    if (pattern) this.#keepStreams(text, heads);
+  }
+
+  /** What other streams once had of a pattern, they have no more. */
+  #keepStreams(pattern, heads) {
+    this.#patterns = this.#patterns.filter((held) => held.pattern !== pattern || held.stream in heads);
+    for (const [text, topic] of this.#topics) {
+      const name = this.#streams[topic.stream]?.name;
+      if (!topic.named && !(name in heads) && covers(pattern, text)) this.#topics.delete(text);
     }
   }
 
@@ -204,8 +217,10 @@ export class Continuity {
 
   #entry(text, stream) {
     let topic = this.#topics.get(text);
-    if (topic === undefined) {
-      topic = { stream, pos: this.#covered(text, this.#streams[stream]?.name) ?? 0, seen: 0, named: false, repairing: false };
+    // Where another stream carries it now, positions in the one before mean nothing.
+    if (topic?.stream !== stream) {
+      const pos = this.#covered(text, this.#streams[stream]?.name) ?? 0;
+      topic = { stream, pos, seen: 0, named: topic?.named ?? false, repairing: false };
       this.#topics.set(text, topic);
     }
     return topic;
@@ -273,7 +288,8 @@ export class Continuity {
 
   /** One topic begins anew, perhaps before the cursor, which does not speak for it then. */
   #void(text, e, s) {
-    const index = this.#topics.get(text)?.stream ?? this.#streams.findIndex((stream) => stream.epoch === e && this.#covered(text, stream.name) !== undefined);
+    const isHeld = this.#topics.has(text);
+    const index = this.#streams.findIndex((stream) => stream.epoch === e && (isHeld || this.#covered(text, stream.name) !== undefined));
     if (index < 0) return;
     const stream = this.#streams[index];
     if (stream?.cursor !== undefined && seqOf(stream.cursor) > s) stream.cursor = undefined;

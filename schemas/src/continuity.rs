@@ -268,7 +268,7 @@ impl Continuity {
                 .streams
                 .iter()
                 .find(|known| known.name == info.name && known.epoch == info.e);
-            void |= known.is_none() && self.stands_in(&info.name);
+            void |= known.is_none() && self.is_used(&info.name);
             renumbered.push(known.cloned().unwrap_or_else(|| Stream {
                 name: info.name.clone(),
                 epoch: info.e,
@@ -281,6 +281,13 @@ impl Continuity {
             self.offered = streams.to_vec();
             return Verdict::Other;
         }
+        self.offered.clear();
+        // A stream that is not there any more is named once more, or what it had would be missed.
+        let gone = self.streams.iter().filter(|known| {
+            let is_offered = streams.iter().any(|info| info.name == known.name);
+            !is_offered && self.is_used(&known.name)
+        });
+        renumbered.extend(gone.cloned());
         let names: Vec<String> = self
             .streams
             .iter()
@@ -298,7 +305,7 @@ impl Continuity {
     }
 
     /// Whether anything is known of a stream by this name.
-    fn stands_in(&self, name: &str) -> bool {
+    fn is_used(&self, name: &str) -> bool {
         let index = self.streams.iter().position(|known| known.name == name);
         index.is_some_and(|index| {
             self.patterns.iter().any(|held| held.stream == name)
@@ -363,9 +370,28 @@ impl Continuity {
                     .covered(text, name)
                     .map_or(start, |held| held.min(start));
                 let topic = self.topics.entry(text.to_owned());
-                topic.or_insert(Topic::at(index, start)).named = true;
+                let topic = topic.or_insert(Topic::at(index, start));
+                if topic.stream != index {
+                    *topic = Topic::at(index, start);
+                }
+                topic.named = true;
             }
         }
+        if let Some(pattern) = pattern {
+            self.keep_streams(&pattern, heads);
+        }
+    }
+
+    /// What other streams once had of a pattern, they have no more.
+    fn keep_streams(&mut self, pattern: &Pattern, heads: &BTreeMap<String, StreamSeq>) {
+        self.patterns
+            .retain(|held| held.pattern != *pattern || heads.contains_key(&held.stream));
+        let streams = &self.streams;
+        self.topics.retain(|text, topic| {
+            let stream = streams.get(topic.stream);
+            let stays = stream.is_some_and(|stream| heads.contains_key(&stream.name));
+            stays || topic.named || !pattern.matches(text)
+        });
     }
 
     /// Where the earliest of the patterns that cover a topic begins.
@@ -395,13 +421,21 @@ impl Continuity {
             .streams
             .get(stream)
             .map_or("", |stream| stream.name.as_str());
-        let start = if self.topics.contains_key(text) {
+        let known = self.topics.get(text);
+        let start = if known.is_some_and(|topic| topic.stream == stream) {
             StreamSeq::ZERO
         } else {
             self.covered(text, name).unwrap_or(StreamSeq::ZERO)
         };
         let topic = self.topics.entry(text.to_owned());
-        topic.or_insert(Topic::at(stream, start))
+        let topic = topic.or_insert(Topic::at(stream, start));
+        // Another stream carries it now: positions in the one before mean nothing there.
+        if topic.stream != stream {
+            let named = topic.named;
+            *topic = Topic::at(stream, start);
+            topic.named = named;
+        }
+        topic
     }
 
     fn snapshot(&mut self, text: &str, s: StreamSeq, stream: usize) -> Verdict {
@@ -493,20 +527,17 @@ impl Continuity {
 
     /// One topic begins anew, perhaps before the cursor, which does not speak for it then.
     fn void(&mut self, text: &str, epoch: Epoch, start: StreamSeq) {
-        let index = match self.topics.get(text) {
-            Some(topic) => Some(topic.stream),
-            None => self.streams.iter().position(|stream| {
-                stream.epoch == epoch && self.covered(text, &stream.name).is_some()
-            }),
-        };
+        let is_held = self.topics.contains_key(text);
+        let index = self.streams.iter().position(|stream| {
+            stream.epoch == epoch && (is_held || self.covered(text, &stream.name).is_some())
+        });
         let Some(index) = index else { return };
         if let Some(stream) = self.streams.get_mut(index)
             && stream.cursor.is_some_and(|held| held.seq() > start)
         {
             stream.cursor = None;
         }
-        let topic = self.topics.entry(text.to_owned());
-        let topic = topic.or_insert(Topic::at(index, start));
+        let topic = self.entry(text, index);
         (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
     }
 
