@@ -1,5 +1,6 @@
-//! Whom a shard writes to, and when: at once while it has little to do; what comes within a few
-//! milliseconds is gathered when it has much, because most of the cost of a write is its own.
+//! Whom a shard writes to, and when: at once if it has been quiet for a moment; what comes sooner is
+//! gathered, for the longer the more the shard has to do, because most of the cost of a write is its
+//! own.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -12,9 +13,7 @@ use crate::connection::Connection;
 const SLOTS: usize = 16;
 /// How often the load is measured.
 const PERIOD: Duration = Duration::from_millis(20);
-/// Below this share of time spent, nothing is gathered.
-const CALM: f64 = 0.25;
-/// Above this share, ever more is gathered.
+/// Above this share of time spent, ever more is gathered.
 const BUSY: f64 = 0.5;
 /// The least and the longest time between two writes to one socket, in milliseconds.
 const WINDOW: (f64, f64) = (2.0, 10.0);
@@ -135,7 +134,6 @@ impl Pace {
         let (least, longest) = WINDOW;
         let load = self.load.get();
         let millis = match load {
-            _ if load < CALM => return Duration::ZERO,
             _ if load < BUSY => least,
             _ => least + (longest - least) * ((load - BUSY) / (1.0 - BUSY)).min(1.0),
         };
@@ -150,7 +148,7 @@ mod tests {
     #[test]
     fn the_busier_the_longer_is_gathered() {
         let begun = Instant::now();
-        let cases = [(0, 0), (4, 0), (6, 2), (9, 2), (15, 6), (20, 10), (40, 10)];
+        let cases = [(0, 2), (9, 2), (15, 6), (20, 10), (40, 10)];
         for (spent, window) in cases {
             let pace = Pace::new(begun);
             let mut now = begun;
