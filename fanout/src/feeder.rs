@@ -138,6 +138,7 @@ impl Feeder {
                     self.check.ok();
                 }
             }
+            Event::Surveyed { .. } => {}
             Event::Trimmed { from, to } => {
                 let (from, to) = (from.get(), to.get());
                 warn!(%stream, from, to, "trimmed before it was read");

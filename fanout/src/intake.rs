@@ -116,9 +116,12 @@ impl Intake {
                 .into()
             }
             Event::Stale | Event::Live => {
-                let is_stale = matches!(event, Event::Stale);
-                self.store.write().hear(is_stale, now.into_std());
+                self.store.write().stale = matches!(event, Event::Stale);
                 News::Heartbeat.into()
+            }
+            Event::Surveyed { last_seq } => {
+                self.store.write().surveyed(last_seq, now.into_std());
+                Taken::default()
             }
             Event::Trimmed { from, to } => {
                 self.store.write().trimmed(to);

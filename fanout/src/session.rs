@@ -208,9 +208,8 @@ impl Session {
     /// When something becomes due by time alone.
     pub(crate) fn due(&self) -> Option<Instant> {
         let cursor = self.uncovered.then(|| self.cursor_at + CURSOR_AGE);
-        let slots = self.tracks.iter().flat_map(|track| track.slots.values());
+        let slots = self.tracks.iter().filter_map(|track| track.slots_due);
         slots
-            .map(|slot| slot.due)
             .chain(cursor)
             .chain([self.cursor_at + HEARTBEAT])
             .min()

@@ -22,6 +22,9 @@ use crate::metrics::Metrics;
 /// What a ring entry costs beyond its payload.
 const OVERHEAD: usize = 96;
 
+/// Longer than an answer of the broker is under way.
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// Bits of a topic's id that count the topics of a stream; those above name the stream.
 const TOPIC_BITS: u32 = 24;
 
@@ -274,8 +277,8 @@ pub(crate) struct Known {
     /// Per venue and feed.
     pub(crate) feeds: BTreeMap<(String, String), FeedReport>,
     pub(crate) stale: bool,
-    /// When the broker was heard again after a silence.
-    heard_again: Option<Instant>,
+    /// The last sequence that the stream's leader had, and when it said so.
+    leader: Option<(StreamSeq, Instant)>,
 }
 
 /// What a catch-up gets of a topic.
@@ -311,7 +314,7 @@ impl Known {
             ring_limit,
             feeds: BTreeMap::new(),
             stale: false,
-            heard_again: None,
+            leader: None,
         }
     }
 
@@ -329,6 +332,7 @@ impl Known {
         self.epoch = None;
         (self.head, self.head_time) = (StreamSeq::ZERO, UnixNanos::EPOCH);
         (self.joined, self.floor) = (StreamSeq::ZERO, StreamSeq::ZERO);
+        self.leader = None;
         self.ring.clear();
         self.ring_bytes = 0;
         self.feeds.clear();
@@ -527,19 +531,15 @@ impl Known {
         Some(Cursor::new(live.seq, live.time))
     }
 
-    /// Notes that nothing is heard from the broker, or that it is heard again.
-    pub(crate) fn hear(&mut self, stale: bool, now: Instant) {
-        if self.stale && !stale {
-            self.heard_again = Some(now);
-        }
-        self.stale = stale;
+    /// Notes what the stream's leader has, as it answered at that time.
+    pub(crate) const fn surveyed(&mut self, last: StreamSeq, at: Instant) {
+        self.leader = Some((last, at));
     }
 
-    /// Whether the broker was heard all the time for so long: what it has not told by then, it does
-    /// not have.
-    pub(crate) fn heard_for(&self, time: Duration, now: Instant) -> bool {
-        let again = self.heard_again;
-        !self.stale && again.is_none_or(|at| now.saturating_duration_since(at) > time)
+    /// Whether the leader was asked after that time, and has no message at this position.
+    pub(crate) fn denies(&self, pos: StreamSeq, since: Instant) -> bool {
+        let leader = self.leader.filter(|(_, at)| *at >= since + ANSWER);
+        self.head < pos && leader.is_some_and(|(last, _)| last < pos)
     }
 
     /// Nothing is known of messages up to here: the beginning of what can be told.

@@ -147,7 +147,7 @@ async fn last_values(client: &Client, stream: &str) -> Result<Vec<Entry>> {
             Event::Batch { entries: more, .. } => entries.extend(more),
             Event::CaughtUp => return Ok(entries),
             Event::Boot { .. } | Event::Reset => entries.clear(),
-            Event::Stale | Event::Live | Event::Trimmed { .. } => {}
+            Event::Stale | Event::Live | Event::Surveyed { .. } | Event::Trimmed { .. } => {}
         }
     }
 }

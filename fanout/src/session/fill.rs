@@ -16,8 +16,9 @@ use super::{HEARTBEAT, Session, said};
 use crate::deflate::Mark;
 use crate::store::{Known, Live, Message, Store, TopicId};
 
-/// How long a position beyond the head may wait for this replica to get there.
-const FUTURE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a position beyond the head exists: often enough, and seldom enough
+/// that the stream's leader was asked meanwhile.
+const FUTURE: Duration = Duration::from_secs(10);
 /// Cursors are sent along with messages at this age.
 pub(super) const CURSOR_AGE: Duration = Duration::from_secs(1);
 
@@ -207,6 +208,9 @@ impl Track {
         (now, all): (Instant, bool),
         sink: &mut Sink<'_>,
     ) {
+        if self.slots_due.is_none_or(|first| !all && first > now) {
+            return;
+        }
         let due = self
             .slots
             .iter()
@@ -228,6 +232,7 @@ impl Track {
                 None => sink.unencodable((who, &store.read()), &slot.latest),
             }
         }
+        self.slots_due = self.slots.values().map(|slot| slot.due).min();
     }
 
     /// Serves snapshots and catch-ups while there is room.
@@ -284,10 +289,10 @@ impl Track {
             Phase::CatchUp { pos, since } => {
                 let reached = self.pull_messages((who, known), topic, pos, sink);
                 if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
-                    if known.head < pos && known.heard_for(FUTURE, now) {
+                    if known.denies(pos, since) {
                         self.void((who, known), topic, sink);
                     } else if let Some(held) = self.topics.get_mut(&topic) {
-                        // Nobody can tell as long as the broker is away, or the shard behind.
+                        // Nobody can tell as long as the leader was not asked, or the shard is behind.
                         held.phase = Phase::CatchUp { pos, since: now };
                     }
                 }

@@ -67,6 +67,8 @@ pub(super) struct Track {
     pub(super) pages: usize,
     pub(super) next_ticket: u64,
     pub(super) slots: FxHashMap<TopicId, Slot>,
+    /// None of them is due before this.
+    pub(super) slots_due: Option<Instant>,
     /// Pending quotes by instrument: they leave before its next trade.
     quotes: FxHashMap<u32, TopicId>,
     pub(super) cursor: StreamSeq,
@@ -92,6 +94,7 @@ impl Track {
             pages: 0,
             next_ticket: 0,
             slots: FxHashMap::default(),
+            slots_due: None,
             quotes: FxHashMap::default(),
             cursor: StreamSeq::ZERO,
             epoch: None,
@@ -182,6 +185,7 @@ impl Track {
             left_out: 0,
             due,
         });
+        self.slots_due = Some(self.slots_due.map_or(slot.due, |first| first.min(slot.due)));
         if slot.latest.seq != live.seq {
             slot.left_out += 1;
             slot.latest = Arc::clone(live);
@@ -247,6 +251,7 @@ impl Track {
         self.cursor = StreamSeq::ZERO;
         (self.epoch, self.promised) = (Some(epoch), None);
         self.slots.clear();
+        self.slots_due = None;
         self.quotes.clear();
         self.pulls.clear();
         self.repairs.clear();

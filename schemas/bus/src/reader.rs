@@ -90,6 +90,11 @@ pub enum Event {
         /// The last missing sequence.
         to: StreamSeq,
     },
+    /// The stream's leader was asked: it has no message behind this one.
+    Surveyed {
+        /// The last sequence.
+        last_seq: StreamSeq,
+    },
     /// The history was rewound: all earlier sequences are void. A new [`Event::Boot`] follows.
     Reset,
 }

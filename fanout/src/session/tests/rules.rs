@@ -184,24 +184,31 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
         String::from_utf8(out).unwrap()
     };
     let mut session = resumed(3, 0);
-    store.write().hear(true, now + Duration::from_secs(1));
-    for secs in [2, 6, 7, 60, 61] {
+    let survey = |last: u64, secs: u64| {
+        let (last, at) = (StreamSeq::new(last), now + Duration::from_secs(secs));
+        store.write().surveyed(last, at);
+    };
+    // Asked before anybody came with it, the leader had less.
+    survey(1, 1);
+    for secs in [2, 11, 12, 60, 61] {
         let said = heard(&mut session, secs);
         assert!(!said.contains("reset"), "after {secs} s: {said}");
     }
-    store.write().hear(false, now + Duration::from_secs(62));
-    let said = heard(&mut session, 63);
+    // Now it has more than this replica was told.
+    survey(4, 70);
+    let said = heard(&mut session, 75);
     assert!(!said.contains("reset"), "{said}");
     for seq in 2..=4 {
         session.deliver(&publish(seq), now).unwrap();
         session.applied(StreamNo::FIRST, StreamSeq::new(seq));
     }
-    let said = heard(&mut session, 64);
+    let said = heard(&mut session, 76);
     assert!(said.contains("\"s\":4,"), "{said}");
     assert!(!said.contains("reset"), "{said}");
-    let mut session = resumed(99, 65);
-    assert!(!heard(&mut session, 66).contains("reset"));
-    assert!(heard(&mut session, 71).contains("reset"));
+    let mut session = resumed(99, 80);
+    survey(4, 85);
+    assert!(!heard(&mut session, 86).contains("reset"));
+    assert!(heard(&mut session, 91).contains("reset"));
 }
 
 /// What expired unread is told behind all that is still waited for, and also if that is let go of.

@@ -320,6 +320,8 @@ impl Machine {
         if self.consumer.contiguous && state.last_seq > self.head {
             self.consumer.behind = self.consumer.behind.or(Some(now));
         }
+        let last_seq = state.last_seq;
+        self.events.push_back(Event::Surveyed { last_seq });
         Flow::Go
     }
 

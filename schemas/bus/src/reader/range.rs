@@ -48,6 +48,7 @@ pub async fn read_range(
             | Event::CaughtUp
             | Event::Stale
             | Event::Live
+            | Event::Surveyed { .. }
             | Event::Trimmed { .. } => {}
         }
         // Where the last match lies before `until`, the head never gets there.

@@ -36,8 +36,12 @@ pub(crate) async fn read_until(
         match &mut event {
             Event::Batch { entries, .. } => seen.append(entries),
             Event::Boot { epoch, .. } => epochs.push(*epoch),
-            Event::CaughtUp | Event::Stale | Event::Live | Event::Trimmed { .. } | Event::Reset => {
-            }
+            Event::CaughtUp
+            | Event::Stale
+            | Event::Live
+            | Event::Surveyed { .. }
+            | Event::Trimmed { .. }
+            | Event::Reset => {}
         }
         if done(&event, &seen) {
             return Ok((seen, epochs));

@@ -76,6 +76,7 @@ fn told(machine: &mut Machine) -> Vec<String> {
             Event::Live => "live".to_owned(),
             Event::Trimmed { from, to } => format!("trimmed {from}-{to}"),
             Event::Reset => "reset".to_owned(),
+            Event::Surveyed { .. } => continue,
         });
     }
     told
@@ -470,7 +471,7 @@ impl Listener {
                         0
                     };
                 }
-                Event::Stale | Event::Live => {}
+                Event::Stale | Event::Live | Event::Surveyed { .. } => {}
                 Event::Reset => panic!("no history was rewound"),
             }
         }
