@@ -1,27 +1,31 @@
-//! `tickwire bench fanout`: what one core of our fanout carries, beside a plain axum broadcaster.
+//! `tickwire bench fanout`: what one core of our fanout carries, beside a plain axum broadcaster and
+//! NATS' own WebSocket gateway.
 //!
 //! | module | does |
 //! |---|---|
 //! | `shape` | the scenarios: clients, topics, rates |
-//! | `ground` | broker and servers, each a process |
+//! | `ground`, `server`, `gateway` | broker and servers, each a process |
 //! | `cores` | the server's core, and the rest |
 //! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
 //! | `swarm` | the measuring clients |
 //! | `measure` | one load: latency, processor time, continuity |
 //! | `ramp`, `slow`, `storm` | the highest load, slow clients, everybody back at once |
-//! | `report`, `tables`, `usage` | figures |
+//! | `report`, `compare`, `tables`, `usage` | figures |
 //!
 //! Latency is counted from the time at which a tick should have been published. The ticks are trades:
 //! lossless and never conflated, so every delivery counts, and the continuity of every topic of
 //! every client is checked at every tick. Servers take turns in the same run: quotients hold on any
 //! machine, figures only on this one.
 
+mod compare;
 mod cores;
+mod gateway;
 mod ground;
 mod measure;
 mod publisher;
 mod ramp;
 mod report;
+mod server;
 mod shape;
 mod slow;
 mod storm;
@@ -71,12 +75,16 @@ pub(crate) struct FanoutArgs {
     #[arg(long)]
     clients: Option<usize>,
 
+    /// Compare only with these
+    #[arg(long, value_enum, value_delimiter = ',')]
+    beside: Vec<Contender>,
+
     /// The axum broadcaster to compare with; examples/axum-ws beside this program by default
     #[arg(long)]
     peer: Option<PathBuf>,
 
     /// Compare with nobody
-    #[arg(long, conflicts_with = "peer")]
+    #[arg(long, conflicts_with_all = ["beside", "peer"])]
     alone: bool,
 
     /// The nats-server to start
@@ -86,6 +94,12 @@ pub(crate) struct FanoutArgs {
     /// Where the shell looks for programs
     #[arg(long, env = "PATH", default_value = "", hide = true)]
     search_path: OsString,
+}
+
+impl FanoutArgs {
+    fn compares_with(&self, peer: Contender) -> bool {
+        !self.alone && (self.beside.is_empty() || self.beside.contains(&peer))
+    }
 }
 
 /// What can be measured.
@@ -145,20 +159,21 @@ async fn tools(args: &FanoutArgs) -> Result<Tools> {
         let program = std::env::current_exe().ok()?;
         Some(program.parent()?.join("examples/axum-ws"))
     };
-    let peer = args.peer.clone().or_else(beside).filter(|_| !args.alone);
-    if let Some(peer) = &peer
-        && !peer.is_file()
+    let wanted = args.compares_with(Contender::Axum);
+    let axum = args.peer.clone().or_else(beside).filter(|_| wanted);
+    if let Some(axum) = &axum
+        && !axum.is_file()
     {
         bail!(
             "there is no broadcaster to compare with at {}: build it with `cargo build --release \
              --example axum-ws`, name one with --peer, or measure without with --alone",
-            peer.display()
+            axum.display()
         );
     }
     Ok(Tools {
         cores: Cores::divide()?,
         nats_server: places.find().await?,
-        peer,
+        axum,
     })
 }
 
@@ -187,8 +202,10 @@ impl Bench {
     }
 
     fn contenders(&self) -> impl Iterator<Item = Contender> + use<> {
-        let peer = self.tools.peer.as_ref().map(|_| Contender::Axum);
-        [Contender::Tickwire].into_iter().chain(peer)
+        let wanted = Contender::PEERS.map(|peer| self.args.compares_with(peer).then_some(peer));
+        [Contender::Tickwire]
+            .into_iter()
+            .chain(wanted.into_iter().flatten())
     }
 
     fn span(&self) -> Span {
@@ -213,46 +230,9 @@ impl Bench {
                 self.report.loads.push(load);
             }
         }
-        self.compare_loads(shape.name);
-        Ok(())
-    }
-
-    /// Quotients of medians over the rounds.
-    fn compare_loads(&mut self, scenario: &str) {
-        let of = |server: Contender, encoding: &str, figure: fn(&Load) -> f64| {
-            let same = self.report.loads.iter().filter(|load| {
-                load.scenario == scenario && load.server == server && load.encoding == encoding
-            });
-            median(same.map(figure).collect())
-        };
-        let (ours, peer) = (Contender::Tickwire, Contender::Axum);
-        let mut ratios = vec![];
-        let mut compare = |name: &str, (one, other): (f64, f64)| {
-            if one > 0.0 && other > 0.0 {
-                ratios.push((format!("{scenario}.{name}"), quotient(one, other)));
-            }
-        };
-        let deliveries: fn(&Load) -> f64 = |load| load.kilo_per_cpu_second;
-        let idle: fn(&Load) -> f64 = |load| load.idle_kib;
-        let bytes: fn(&Load) -> f64 = |load| load.bytes_per_delivery;
-        let p99: fn(&Load) -> f64 = |load| load.p99_ms;
-        for (name, figure) in [
-            ("deliveries_per_cpu_to_axum", deliveries),
-            ("idle_memory_to_axum", idle),
-            ("p99_to_axum", p99),
-        ] {
-            compare(name, (of(ours, "json", figure), of(peer, "json", figure)));
-        }
-        for (name, figure) in [
-            ("msgpack_deliveries_per_cpu_to_json", deliveries),
-            ("msgpack_bytes_to_json", bytes),
-        ] {
-            compare(
-                name,
-                (of(ours, "msgpack", figure), of(ours, "json", figure)),
-            );
-        }
+        let ratios = compare::loads(&self.report.loads, shape.name);
         self.report.ratios.extend(ratios);
+        Ok(())
     }
 
     /// The highest rate of a scenario.
@@ -263,18 +243,11 @@ impl Bench {
         };
         for contender in self.contenders() {
             let ceiling = ramp::climb(&self.tools, contender, shape, step).await?;
-            let name = format!("{}.{}", shape.name, contender.name());
+            let name = compare::name(shape.name, contender);
             self.report.ceilings.insert(name, ceiling);
         }
-        let highest = |contender: Contender| {
-            let name = format!("{}.{}", shape.name, contender.name());
-            let load = self.report.ceilings.get(&name)?.highest.as_ref()?;
-            Some(load.deliveries_per_second)
-        };
-        if let (Some(ours), Some(peer)) = (highest(Contender::Tickwire), highest(Contender::Axum)) {
-            let name = format!("{}.highest_to_axum", shape.name);
-            self.report.ratios.insert(name, quotient(ours, peer));
-        }
+        let ratios = compare::ceilings(&self.report.ceilings, shape.name);
+        self.report.ratios.extend(ratios);
         Ok(())
     }
 

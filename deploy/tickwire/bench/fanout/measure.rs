@@ -12,11 +12,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::ground::{Contender, Ground, Server, Tools};
+use super::ground::{Contender, Ground, Tools};
 use super::publisher::{Published, Schedule, publish};
 use super::report::{Load, kib, ratio, thousands_per_second};
+use super::server::Server;
 use super::shape::Shape;
-use super::swarm::{Plan, Swarm, Tally};
+use super::swarm::{Dialect, Plan, Swarm, Tally};
 use super::usage;
 
 /// Between the decision to publish and the first tick.
@@ -64,7 +65,10 @@ impl Stand {
         let server = ground.start(tools, contender).await?;
         let mut swarm = Swarm::new(Plan {
             address: server.address,
-            encoding,
+            dialect: match contender {
+                Contender::Tickwire | Contender::Axum => Dialect::Tickwire(encoding),
+                Contender::NatsWs => Dialect::Nats,
+            },
             topics: shape.topics,
             held: shape.hold(),
         })?;
@@ -159,10 +163,11 @@ impl Stand {
         schedule: Schedule,
         pace: Arc<Pace>,
     ) -> JoinHandle<Result<(Published, u64)>> {
-        let (client, runtime) = (self.ground.publisher.clone(), Handle::current());
+        let outlet = self.server.outlet.as_ref().unwrap_or(&self.ground.outlet);
+        let (outlet, runtime) = (outlet.clone(), Handle::current());
         let (topics, holders) = (self.shape.topics, self.swarm.holders());
         spawn_blocking(move || {
-            let published = publish(&client, &runtime, topics, schedule);
+            let published = publish(&outlet, &runtime, topics, schedule);
             // Whoever watches must not wait for ticks that never come.
             let counts = published.as_ref().map_or(&[][..], |all| &all.by_topic[..]);
             let deliveries = counts.iter().zip(&holders);
@@ -284,6 +289,7 @@ impl Outcome {
             p50_ms: at(0.5),
             p99_ms: at(0.99),
             max_ms: at(1.0),
+            bytes_published: ratio(self.published.bytes, self.published.by_topic.iter().sum()),
             bytes_per_delivery: ratio(tally.bytes, tally.deliveries),
             idle_kib: kib(stand.idle),
             publisher_behind_ms: self.published.behind.as_secs_f64() * 1_000.0,

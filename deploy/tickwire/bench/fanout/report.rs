@@ -35,6 +35,9 @@ pub(super) struct Load {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
+    /// Bytes of a tick as it was published: MessagePack for a server that reads the stream, JSON for
+    /// one that hands on what it gets.
+    pub(super) bytes_published: f64,
     /// Bytes on the socket.
     pub(super) bytes_per_delivery: f64,
     /// Resident memory that each connection took before anything was sent.
@@ -55,6 +58,39 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// Nothing was measured.
+    #[cfg(test)]
+    pub(super) const fn none() -> Self {
+        Self {
+            scenario: "",
+            server: Contender::Tickwire,
+            encoding: "json",
+            clients: 0,
+            ticks_per_second: 0,
+            seconds: 0.0,
+            deliveries: 0,
+            deliveries_per_second: 0.0,
+            kilo_per_cpu_second: 0.0,
+            server_cpu: 0.0,
+            broker_cpu: 0.0,
+            client_cpu: 0.0,
+            foreign_cpu: 0.0,
+            p50_ms: 0.0,
+            p99_ms: 0.0,
+            max_ms: 0.0,
+            bytes_published: 0.0,
+            bytes_per_delivery: 0.0,
+            idle_kib: 0.0,
+            publisher_behind_ms: 0.0,
+            holes: 0,
+            lost: 0,
+            duplicates: 0,
+            declared: 0,
+            closed: 0,
+            closes: BTreeMap::new(),
+        }
+    }
+
     /// Whether all was delivered to everybody in time.
     pub(super) fn passes(&self) -> bool {
         self.is_whole() && self.p99_ms < BOUND_MS

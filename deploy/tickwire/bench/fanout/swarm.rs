@@ -2,6 +2,7 @@
 
 mod client;
 mod frames;
+mod nats;
 mod scan;
 mod tally;
 
@@ -39,11 +40,20 @@ const PER_ADDRESS: usize = 20_000;
 /// How long all connections together may take to be opened.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What clients and server speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Ours, which the broadcaster knows enough of.
+    Tickwire(Encoding),
+    /// NATS, in WebSocket messages.
+    Nats,
+}
+
 /// Where clients connect, and what they hold.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
-    pub(super) encoding: Encoding,
+    pub(super) dialect: Dialect,
     /// How many topics there are.
     pub(super) topics: usize,
     /// The numbers of the topics that each client holds.
@@ -68,7 +78,7 @@ impl Swarm {
     ///
     /// The system has no more file descriptors.
     pub(super) fn new(plan: Plan) -> Result<Self> {
-        let ledger = Ledger::new(plan.encoding, plan.topics, &plan.held)?;
+        let ledger = Ledger::new(plan.dialect, plan.topics, &plan.held)?;
         let clients = plan.held.iter().map(|_| Client::default()).collect();
         Ok(Self {
             plan,
@@ -250,7 +260,7 @@ impl Swarm {
             if !flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) {
                 return Ok(());
             }
-            client.ask_upgrade(&self.plan.address, self.plan.encoding)?;
+            client.ask_upgrade(&self.plan.address, self.plan.dialect)?;
             if let Some(stream) = &client.stream {
                 let data = EventData::new_u64(u64::try_from(number)?);
                 epoll::modify(&self.epoll, stream, data, EventFlags::IN)?;

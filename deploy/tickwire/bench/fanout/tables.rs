@@ -71,9 +71,9 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// The head of a table of loads.
-const LOADS: [&str; 15] = [
+const LOADS: [&str; 16] = [
     "load", "server", "clients", "ticks/s", "k/s", "k/cpu-s", "cpu", "others", "foreign", "p50 ms",
-    "p99 ms", "max ms", "B/tick", "KiB idle", "whole",
+    "p99 ms", "max ms", "B sent", "B/tick", "KiB idle", "whole",
 ];
 
 /// A row of a table of loads.
@@ -97,6 +97,7 @@ fn row(name: &str, load: &Load) -> Vec<String> {
         format!("{:.2}", load.p50_ms),
         format!("{:.2}", load.p99_ms),
         format!("{:.1}", load.max_ms),
+        format!("{:.0}", load.bytes_published),
         format!("{:.0}", load.bytes_per_delivery),
         format!("{:.1}", load.idle_kib),
         whole,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::frames::{self, Frame, masked};
 use super::tally::Ledger;
+use super::{Dialect, nats};
 use crate::bench::fanout::ticks;
 
 /// Ended without a close frame.
@@ -49,8 +50,8 @@ pub(super) struct Client {
     pub(super) stalled: bool,
     /// Bytes of a frame that is not whole yet.
     partial: Vec<u8>,
-    /// Fragments of a message that is not whole yet.
-    fragments: Vec<u8>,
+    /// What came before of a message that is not whole yet.
+    before: Vec<u8>,
     /// The code of the server's close frame.
     code: Option<u16>,
 }
@@ -82,18 +83,22 @@ impl Client {
     }
 
     /// The connection stands, or failed: asks for WebSocket.
-    pub(super) fn ask_upgrade(&mut self, address: &SocketAddr, encoding: Encoding) -> Result<()> {
+    pub(super) fn ask_upgrade(&mut self, address: &SocketAddr, dialect: Dialect) -> Result<()> {
         let stream = self.stream.as_ref().context("a connection")?;
         if let Some(error) = stream.take_error()? {
             return Err(error).context("a client cannot connect");
         }
         // Any key does: it proves that the server is none by accident, and this one is ours.
+        let protocol = match dialect {
+            Dialect::Tickwire(encoding) => {
+                format!("Sec-WebSocket-Protocol: {}\r\n", encoding.subprotocol())
+            }
+            Dialect::Nats => String::new(),
+        };
         let request = format!(
             "GET /v1/stream HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGlja3dpcmUtYmVuY2gtMQ==\r\n\
-             Sec-WebSocket-Protocol: {}\r\n\r\n",
-            encoding.subprotocol()
+             Sec-WebSocket-Key: dGlja3dpcmUtYmVuY2gtMQ==\r\n{protocol}\r\n"
         );
         self.say(request.as_bytes())?;
         self.phase = Phase::Upgrading;
@@ -163,10 +168,13 @@ impl Client {
     }
 
     fn subscribe(&mut self, (number, held): (usize, &[usize]), ledger: &Ledger) -> Result<()> {
-        let ops = json!([subscription(number, held, ledger)]);
-        let frame = match ledger.encoding() {
-            Encoding::Json => masked(frames::TEXT, ops.to_string().as_bytes()),
-            Encoding::MessagePack => masked(frames::BINARY, &rmp_serde::to_vec_named(&ops)?),
+        let ops = || json!([subscription(number, held, ledger)]);
+        let frame = match ledger.dialect() {
+            Dialect::Nats => masked(frames::BINARY, nats::opening(held).as_bytes()),
+            Dialect::Tickwire(Encoding::Json) => masked(frames::TEXT, ops().to_string().as_bytes()),
+            Dialect::Tickwire(Encoding::MessagePack) => {
+                masked(frames::BINARY, &rmp_serde::to_vec_named(&ops())?)
+            }
         };
         self.say(&frame)?;
         self.phase = Phase::Asking;
@@ -182,19 +190,7 @@ impl Client {
     ) -> Result<()> {
         match frame.opcode {
             frames::TEXT | frames::BINARY | frames::CONTINUATION => {
-                let whole = frame.last && self.fragments.is_empty();
-                let effect = if whole {
-                    ledger.take(number, frame.payload, now)?
-                } else {
-                    self.fragments.extend_from_slice(frame.payload);
-                    if !frame.last {
-                        return Ok(());
-                    }
-                    ledger.take(number, &std::mem::take(&mut self.fragments), now)?
-                };
-                if effect.acknowledged && self.phase == Phase::Asking {
-                    self.phase = Phase::Live;
-                }
+                return self.hear(number, frame, ledger, now);
             }
             frames::PING => {
                 // A server that closes meanwhile does not wait for it, and the next read says so.
@@ -206,6 +202,38 @@ impl Client {
             }
             frames::PONG => {}
             other => bail!("the server sends a frame of the reserved type {other}"),
+        }
+        Ok(())
+    }
+
+    /// Takes a part of a message.
+    fn hear(
+        &mut self,
+        number: usize,
+        frame: Frame<'_>,
+        ledger: &mut Ledger,
+        now: UnixNanos,
+    ) -> Result<()> {
+        let alone = frame.last && self.before.is_empty();
+        let mut gathered = Vec::new();
+        if !alone {
+            self.before.extend_from_slice(frame.payload);
+            if !frame.last {
+                return Ok(());
+            }
+            gathered = std::mem::take(&mut self.before);
+        }
+        let whole = if alone { frame.payload } else { &gathered };
+        let effect = ledger.take(number, whole, now)?;
+        let told = whole.len().saturating_sub(effect.left);
+        let left = whole.get(told..).unwrap_or_default();
+        self.before.extend_from_slice(left);
+        if effect.acknowledged && self.phase == Phase::Asking {
+            self.phase = Phase::Live;
+        }
+        if effect.pinged {
+            // As above: whoever is gone shows at the next read.
+            let _unheard = self.say(&masked(frames::BINARY, nats::PONG));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use schemas::time::UnixNanos;
 use schemas::ws::Encoding;
 use serde::Deserialize;
 
+use super::{Dialect, nats};
 use crate::bench::fanout::ticks;
 
 /// One tick on its way.
@@ -30,6 +31,8 @@ pub(super) enum Item {
     Ack(Vec<(usize, Option<u64>)>),
     /// Something was left out, and the server says so.
     Declared,
+    /// Wants an answer, as a line of its own.
+    Ping,
     /// The server refuses something: what it says.
     Refused(String),
     /// Nothing about ticks.
@@ -45,6 +48,8 @@ pub(super) enum ScanError {
     MessagePack(#[from] rmp_serde::decode::Error),
     #[error("a message is not an array of objects")]
     NotArray,
+    #[error("what a server says is not a line of NATS")]
+    NotLine,
     #[error("a message about {0:?}, which was not asked for")]
     Topic(String),
     #[error("a message without {0}")]
@@ -90,21 +95,22 @@ struct Stream {
     e: String,
 }
 
-/// Hands over every item of a message.
+/// Hands over every item of a message: how many bytes at its end belong to the next one.
 pub(super) fn scan(
-    encoding: Encoding,
+    dialect: Dialect,
     payload: &[u8],
     mut take: impl FnMut(Item),
-) -> Result<(), ScanError> {
-    match encoding {
-        Encoding::Json => scan_json(payload, &mut take),
-        Encoding::MessagePack => {
+) -> Result<usize, ScanError> {
+    match dialect {
+        Dialect::Nats => return nats::scan(payload, &mut take),
+        Dialect::Tickwire(Encoding::Json) => scan_json(payload, &mut take)?,
+        Dialect::Tickwire(Encoding::MessagePack) => {
             for element in rmp_serde::from_slice::<Vec<Element>>(payload)? {
                 take(element.read()?);
             }
-            Ok(())
         }
     }
+    Ok(0)
 }
 
 fn scan_json(payload: &[u8], take: &mut impl FnMut(Item)) -> Result<(), ScanError> {
@@ -135,9 +141,7 @@ fn tick(text: &[u8]) -> Option<(Delivery, &[u8])> {
     let (topic, rest) = number(text.strip_prefix(b"{\"t\":\"d\",\"c\":\"trade.bench.S")?)?;
     let (s, rest) = number(rest.strip_prefix(b"\",\"s\":")?)?;
     let (p, rest) = number(rest.strip_prefix(b",\"p\":")?)?;
-    let rest = rest.strip_prefix(b",\"d\":{\"k\":\"trade\",\"v\":\"bench\",\"y\":\"S")?;
-    let (_, rest) = number(rest)?;
-    let (scheduled, rest) = number(rest.strip_prefix(b"\",\"te\":\"")?)?;
+    let (scheduled, rest) = trade(rest.strip_prefix(b",\"d\":")?)?;
     // Neither keys nor values of a trade hold a brace.
     let rest = rest.get(memchr(b'}', rest)?..)?;
     let rest = rest.strip_prefix(b"}}")?;
@@ -145,13 +149,21 @@ fn tick(text: &[u8]) -> Option<(Delivery, &[u8])> {
         topic: usize::try_from(topic).ok()?,
         s,
         p,
-        scheduled: i64::try_from(scheduled).ok()?,
+        scheduled,
     };
     Some((delivery, rest))
 }
 
+/// When a trade should have been published, and its fields behind that.
+pub(super) fn trade(text: &[u8]) -> Option<(i64, &[u8])> {
+    let rest = text.strip_prefix(b"{\"k\":\"trade\",\"v\":\"bench\",\"y\":\"S")?;
+    let (_, rest) = number(rest)?;
+    let (scheduled, rest) = number(rest.strip_prefix(b"\",\"te\":\"")?)?;
+    Some((i64::try_from(scheduled).ok()?, rest))
+}
+
 /// The number that a text begins with.
-fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     let mut rest = text;
     while let Some((digit, more)) = rest.split_first()
@@ -204,7 +216,7 @@ mod tests {
     use schemas::time::UnixNanos;
     use schemas::ws::{Encoding, push_data};
 
-    use super::{Delivery, Item, ScanError, scan, tick};
+    use super::{Delivery, Dialect, Item, ScanError, scan, tick};
     use crate::bench::fanout::ticks::{self, Maker};
 
     /// A `d` message as fanout writes it, and what is to be read of it.
@@ -230,7 +242,10 @@ mod tests {
 
     fn items(encoding: Encoding, payload: &[u8]) -> Result<Vec<Item>, ScanError> {
         let mut items = Vec::new();
-        scan(encoding, payload, |item| items.push(item))?;
+        let left = scan(Dialect::Tickwire(encoding), payload, |item| {
+            items.push(item);
+        })?;
+        assert_eq!(left, 0);
         Ok(items)
     }
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use schemas::time::UnixNanos;
-use schemas::ws::Encoding;
 
+use super::Dialect;
 use super::scan::{Delivery, Item, ScanError, scan};
 
 /// A topic that a client does not hold.
@@ -80,11 +80,15 @@ impl Tally {
 pub(super) struct Effect {
     /// The subscription was accepted.
     pub(super) acknowledged: bool,
+    /// The server wants to know whether anybody is there.
+    pub(super) pinged: bool,
+    /// So many bytes at the end belong to the next message.
+    pub(super) left: usize,
 }
 
 /// Where every client stands in every topic, and the tally.
 pub(super) struct Ledger {
-    encoding: Encoding,
+    dialect: Dialect,
     topics: usize,
     /// By client, then by topic.
     positions: Vec<u64>,
@@ -94,7 +98,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Clients that hold these topics, of so many.
-    pub(super) fn new(encoding: Encoding, topics: usize, held: &[Vec<usize>]) -> Result<Self> {
+    pub(super) fn new(dialect: Dialect, topics: usize, held: &[Vec<usize>]) -> Result<Self> {
         let mut positions = vec![NOT_HELD; topics.saturating_mul(held.len())];
         for (row, held) in positions.chunks_mut(topics.max(1)).zip(held) {
             for topic in held {
@@ -104,7 +108,7 @@ impl Ledger {
             }
         }
         Ok(Self {
-            encoding,
+            dialect,
             topics,
             positions,
             epoch: None,
@@ -112,8 +116,8 @@ impl Ledger {
         })
     }
 
-    pub(super) const fn encoding(&self) -> Encoding {
-        self.encoding
+    pub(super) const fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The epoch that positions belong to, once a server has named it.
@@ -152,7 +156,7 @@ impl Ledger {
             .get_mut(start..start.saturating_add(*topics))
             .unwrap_or_default();
         let mut effect = Effect::default();
-        scan(self.encoding, payload, |item| match item {
+        effect.left = scan(self.dialect, payload, |item| match item {
             Item::Tick(delivery) => tally.deliver(row, delivery, now),
             Item::Ack(accepted) => {
                 effect.acknowledged = true;
@@ -171,6 +175,7 @@ impl Ledger {
                     tally.complaints.push(text);
                 }
             }
+            Item::Ping => effect.pinged = true,
             Item::Other => {}
         })?;
         Ok(effect)
@@ -219,7 +224,7 @@ mod tests {
     use schemas::time::UnixNanos;
     use schemas::ws::Encoding;
 
-    use super::Ledger;
+    use super::{Dialect, Ledger};
 
     const ACK: &str = r#"[{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0001","pos":{"TICKS":10}}]}]"#;
 
@@ -230,7 +235,7 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        Ledger::new(Encoding::Json, 3, &[vec![0], vec![1, 2]]).unwrap()
+        Ledger::new(Dialect::Tickwire(Encoding::Json), 3, &[vec![0], vec![1, 2]]).unwrap()
     }
 
     fn take(ledger: &mut Ledger, client: usize, text: &str) {
