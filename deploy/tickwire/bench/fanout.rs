@@ -9,7 +9,8 @@
 //! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
 //! | `swarm` | the measuring clients |
 //! | `measure` | one load: latency, processor time, continuity |
-//! | `ramp`, `slow`, `storm` | the highest load, slow clients, everybody back at once |
+//! | `ramp`, `slow` | the highest load, slow clients |
+//! | `storm`, `churn` | everybody back at once, clients that change their minds |
 //! | `report`, `compare`, `tables`, `usage` | figures |
 //!
 //! Latency is counted from the time at which a tick should have been published. The ticks are trades:
@@ -17,6 +18,7 @@
 //! every client is checked at every tick. Servers take turns in the same run: quotients hold on any
 //! machine, figures only on this one.
 
+mod churn;
 mod compare;
 mod cores;
 mod gateway;
@@ -53,7 +55,7 @@ use shape::Shape;
 
 /// How long ticks are sent before it counts.
 const WARM: Duration = Duration::from_secs(2);
-/// How often slow clients are compared with none.
+/// How often slow clients, or churn, are compared with none.
 const PAIRS: usize = 3;
 
 /// Arguments of `tickwire bench fanout`.
@@ -70,6 +72,14 @@ pub(crate) struct FanoutArgs {
     /// How often each load is repeated; servers take turns
     #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
+
+    /// How many instruments `churn` knows
+    #[arg(long, default_value = "100000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    instruments: u32,
+
+    /// How many ops per second `churn` asks for
+    #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    ops: u32,
 
     /// Another number of clients than the scenarios say
     #[arg(long)]
@@ -119,6 +129,8 @@ enum Part {
     Slow,
     /// The clients of B cut at once, and back with their positions
     Storm,
+    /// 100,000 instruments, and 10,000 subscriptions and unsubscriptions a second beside a load like A's
+    Churn,
 }
 
 /// Measures and prints.
@@ -198,6 +210,7 @@ impl Bench {
                 self.report.storm = Some(storm);
                 Ok(())
             }
+            Part::Churn => self.churn(shape(Shape::CHURN)).await,
         }
     }
 
@@ -266,6 +279,17 @@ impl Bench {
         Ok(())
     }
 
+    async fn churn(&mut self, shape: Shape) -> Result<()> {
+        let extent = churn::Extent {
+            instruments: usize::try_from(self.args.instruments)?,
+            ops_per_second: self.args.ops,
+        };
+        let churn = churn::raise(&self.tools, shape, extent, (PAIRS, self.span())).await?;
+        self.report.ratios.extend(compare::churn(&churn.pairs));
+        self.report.churn = Some(churn);
+        Ok(())
+    }
+
     /// Prints everything, the line of JSON last.
     fn conclude(self) -> Result<()> {
         let report = self.report;
@@ -291,6 +315,17 @@ impl Bench {
         if report.storm.as_ref().is_some_and(|storm| storm.holes > 0) {
             bail!("holes after a resume storm: something was missed without being declared");
         }
+        let mut churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+        if let Some(pair) = churns.find(|pair| !pair.is_whole()) {
+            bail!(
+                "of those who churn {} ops were not carried out, {} were without a last value, {} \
+                 ticks were not asked for, {} connections were closed",
+                pair.unanswered,
+                pair.without_value,
+                pair.strays,
+                pair.closed
+            );
+        }
         Ok(())
     }
 }
@@ -303,7 +338,14 @@ fn ours(report: &Report) -> impl Iterator<Item = &Load> {
         .slow
         .iter()
         .flat_map(|pair| [&pair.without, &pair.with]);
-    let all = report.loads.iter().chain(ramps.flatten()).chain(pairs);
+    let churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+    let churns = churns.flat_map(|pair| [&pair.without, &pair.with]);
+    let all = report
+        .loads
+        .iter()
+        .chain(ramps.flatten())
+        .chain(pairs)
+        .chain(churns);
     all.filter(|load| load.server == Contender::Tickwire)
 }
 

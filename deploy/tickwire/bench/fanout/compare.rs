@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ground::Contender;
-use super::report::{Ceiling, Load, median, quotient};
+use super::report::{Ceiling, ChurnPair, Load, median, quotient};
 
 /// A figure of a load.
 type Figure = fn(&Load) -> f64;
@@ -59,6 +59,18 @@ pub(super) fn ceilings(ceilings: &BTreeMap<String, Ceiling>, scenario: &str) -> 
         Some((format!("{scenario}.highest_to_{}", peer.name()), ratio))
     };
     Contender::PEERS.into_iter().filter_map(to_peer).collect()
+}
+
+/// Medians of the quotients of latencies with churn and without.
+pub(super) fn churn(pairs: &[ChurnPair]) -> Vec<(String, f64)> {
+    let figures: [(&str, Figure); 2] = [("p50", |load| load.p50_ms), ("p99", |load| load.p99_ms)];
+    let of = |(name, figure): (&str, Figure)| {
+        let ratios = pairs
+            .iter()
+            .map(|pair| quotient(figure(&pair.with), figure(&pair.without)));
+        (format!("churn.{name}_to_quiet"), median(ratios.collect()))
+    };
+    figures.map(of).into()
 }
 
 /// What a ceiling is called.

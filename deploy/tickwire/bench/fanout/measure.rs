@@ -39,6 +39,8 @@ pub(super) struct Stand {
     pub(super) ground: Ground,
     pub(super) server: Server,
     pub(super) swarm: Swarm,
+    /// The server's memory before anybody connected.
+    pub(super) resident: u64,
     /// What each connection took of the server's memory, before anything was sent.
     pub(super) idle: u64,
 }
@@ -62,6 +64,20 @@ impl Stand {
         shape: Shape,
     ) -> Result<Self> {
         let ground = Ground::lay(tools).await?;
+        Self::on(ground, tools, (contender, encoding), shape).await
+    }
+
+    /// Starts a server that reads from a broker, and connects the clients.
+    ///
+    /// # Errors
+    ///
+    /// Something does not start.
+    pub(super) async fn on(
+        ground: Ground,
+        tools: &Tools,
+        (contender, encoding): (Contender, Encoding),
+        shape: Shape,
+    ) -> Result<Self> {
         let server = ground.start(tools, contender).await?;
         let mut swarm = Swarm::new(Plan {
             address: server.address,
@@ -88,6 +104,7 @@ impl Stand {
             ground,
             server,
             swarm,
+            resident: before.resident,
             idle: taken / clients,
         })
     }
@@ -109,7 +126,20 @@ impl Stand {
     ///
     /// Something broke.
     pub(super) async fn run(self, rate: u32, span: Span) -> Result<(Self, Load)> {
-        let start = SystemClock.now().offset(nanos(LEAD));
+        self.run_at(soon(), rate, span).await
+    }
+
+    /// The same, at an appointed time.
+    ///
+    /// # Errors
+    ///
+    /// Something broke.
+    pub(super) async fn run_at(
+        self,
+        start: UnixNanos,
+        rate: u32,
+        span: Span,
+    ) -> Result<(Self, Load)> {
         let (from, to) = (
             start.offset(nanos(span.warm)),
             start.offset(nanos(span.warm + span.counted)),
@@ -185,8 +215,13 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new() -> Self {
+        Self::of(NOT_YET)
+    }
+
+    /// So much is known to arrive.
+    pub(super) const fn of(expected: u64) -> Self {
         Self {
-            expected: AtomicU64::new(NOT_YET),
+            expected: AtomicU64::new(expected),
         }
     }
 
@@ -217,6 +252,11 @@ impl Patience<'_> {
         }
         deliveries >= expected || self.since.elapsed() > SILENCE
     }
+}
+
+/// When what is decided now may start.
+pub(super) fn soon() -> UnixNanos {
+    SystemClock.now().offset(nanos(LEAD))
 }
 
 /// Waits for a point in time.
@@ -296,7 +336,7 @@ impl Outcome {
             holes: tally.holes + tally.strays,
             lost: self.expected.saturating_sub(tally.deliveries),
             duplicates: tally.duplicates,
-            declared: tally.declared,
+            declared: tally.declared + tally.snapshots,
             closed: tally.closed(),
             closes: tally.closes,
         }

@@ -1,5 +1,6 @@
 //! Publishes at appointed times, whatever happened before: a late tick counts as late.
 
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ const SECOND: u128 = 1_000_000_000;
 /// How long the broker may take to store what it was given, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// How many messages a broker surely takes in without having stored any.
+const AT_ONCE: u64 = 2_000;
 
 /// Where ticks are published.
 #[derive(Clone, Debug)]
@@ -58,6 +61,25 @@ impl Outlet {
             }
             Self::Plain(_) => Ok(None),
         }
+    }
+
+    /// Publishes one tick of each of these topics; returns once the broker has them.
+    ///
+    /// # Errors
+    ///
+    /// The broker is gone, or did not store all of them.
+    pub(super) async fn fill(&self, topics: Range<usize>) -> Result<()> {
+        let mut maker = Maker::new();
+        let mut stored = self.stored().await?.unwrap_or_default();
+        for topic in topics {
+            let tick = self.form(maker.tick(topic, SystemClock.now())?)?;
+            self.client().publish(ticks::subject(topic), tick).await?;
+            stored += 1;
+            if stored.is_multiple_of(AT_ONCE) {
+                self.settle(stored).await?;
+            }
+        }
+        self.settle(stored).await
     }
 
     /// Waits until the broker has so many messages.

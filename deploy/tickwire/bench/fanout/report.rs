@@ -150,6 +150,53 @@ pub(super) struct Storm {
     pub(super) closed: u64,
 }
 
+/// Connections that come and go among very many instruments.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Churn {
+    pub(super) instruments: usize,
+    /// Those that churn.
+    pub(super) connections: usize,
+    /// How many ops they ask for, all together.
+    pub(super) ops_per_second: u32,
+    /// Of a replica that has read every instrument's last value, before anybody connects.
+    pub(super) resident_kib: f64,
+    /// How much more that is for each than a replica of an empty stream has; the tick is part of it.
+    pub(super) bytes_per_topic: f64,
+    /// Until a subscriber to all instruments by one pattern has every last value; absent if one
+    /// never came.
+    pub(super) pattern_ms: Option<f64>,
+    pub(super) pairs: Vec<ChurnPair>,
+}
+
+/// A run without churn, and one with.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ChurnPair {
+    /// The load of those who stay.
+    pub(super) without: Load,
+    pub(super) with: Load,
+    pub(super) answered_per_second: f64,
+    /// From the time at which an op was due.
+    pub(super) ack_p50_ms: f64,
+    pub(super) ack_p99_ms: f64,
+    /// What the server's processor time grew by, in microseconds per op.
+    pub(super) cpu_us_per_op: f64,
+    /// Ops that were refused, or never answered.
+    pub(super) unanswered: u64,
+    /// Subscriptions that were not followed by a last value.
+    pub(super) without_value: u64,
+    /// Ticks that nobody asked for.
+    pub(super) strays: u64,
+    /// Connections that the server closed, of those that churn.
+    pub(super) closed: u64,
+}
+
+impl ChurnPair {
+    /// Whether every op was carried out.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.unanswered == 0 && self.without_value == 0 && self.strays == 0 && self.closed == 0
+    }
+}
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
@@ -161,6 +208,7 @@ pub(super) struct Report {
     pub(super) ceilings: BTreeMap<String, Ceiling>,
     pub(super) slow: Vec<Slow>,
     pub(super) storm: Option<Storm>,
+    pub(super) churn: Option<Churn>,
     /// Ours to the peer's, in this run; and other quotients that budgets name.
     pub(super) ratios: BTreeMap<String, f64>,
 }

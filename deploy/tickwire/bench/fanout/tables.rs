@@ -1,7 +1,7 @@
 //! The tables that people read.
 
 use super::report::{Load, Report};
-use super::{slow, storm};
+use super::{churn, slow, storm};
 
 /// Every table that has rows.
 pub(super) fn of(report: &Report) -> Vec<String> {
@@ -25,14 +25,25 @@ pub(super) fn of(report: &Report) -> Vec<String> {
             row(&format!("{} slow", pair.stalled), &pair.with),
         ]
     });
+    let churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+    let churns = churns.flat_map(|pair| [row("quiet", &pair.without), row("churn", &pair.with)]);
     let ratios = report
         .ratios
         .iter()
         .map(|(name, ratio)| vec![name.clone(), format!("{ratio:.2}")]);
-    let tables: [(&[&str], Vec<Vec<String>>); 4] = [
-        (&LOADS, loads.chain(ceilings).chain(slow).collect()),
+    let all = loads.chain(ceilings).chain(slow).chain(churns);
+    let tables: [(&[&str], Vec<Vec<String>>); 6] = [
+        (&LOADS, all.collect()),
         (&slow::HEAD, report.slow.iter().map(slow::row).collect()),
         (&storm::HEAD, report.storm.iter().map(storm::row).collect()),
+        (
+            &churn::HEAD,
+            report.churn.iter().flat_map(churn::rows).collect(),
+        ),
+        (
+            &churn::KNOWN_HEAD,
+            report.churn.iter().map(churn::known).collect(),
+        ),
         (&["quotient", ""], ratios.collect()),
     ];
     let filled = tables.iter().filter(|(_, rows)| !rows.is_empty());

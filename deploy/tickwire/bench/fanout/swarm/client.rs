@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::frames::{self, Frame, masked};
 use super::tally::Ledger;
-use super::{Dialect, nats};
+use super::{Dialect, OPENING, nats};
 use crate::bench::fanout::ticks;
 
 /// Ended without a close frame.
@@ -113,6 +113,15 @@ impl Client {
             .context("a client cannot write to the server")
     }
 
+    fn tell(&self, opcode: u8, payload: &[u8]) -> Result<()> {
+        self.say(&masked(opcode, payload))
+    }
+
+    /// Sends ops, as JSON.
+    pub(super) fn ask(&self, ops: &str) -> Result<()> {
+        self.tell(frames::TEXT, ops.as_bytes())
+    }
+
     /// Reads once, behind what was left over.
     pub(super) fn read(&mut self, buffer: &mut Vec<u8>) -> Result<Read> {
         let Some(mut stream) = self.stream.as_ref() else {
@@ -169,14 +178,13 @@ impl Client {
 
     fn subscribe(&mut self, (number, held): (usize, &[usize]), ledger: &Ledger) -> Result<()> {
         let ops = || json!([subscription(number, held, ledger)]);
-        let frame = match ledger.dialect() {
-            Dialect::Nats => masked(frames::BINARY, nats::opening(held).as_bytes()),
-            Dialect::Tickwire(Encoding::Json) => masked(frames::TEXT, ops().to_string().as_bytes()),
+        match ledger.dialect() {
+            Dialect::Nats => self.tell(frames::BINARY, nats::opening(held).as_bytes()),
+            Dialect::Tickwire(Encoding::Json) => self.ask(&ops().to_string()),
             Dialect::Tickwire(Encoding::MessagePack) => {
-                masked(frames::BINARY, &rmp_serde::to_vec_named(&ops())?)
+                self.tell(frames::BINARY, &rmp_serde::to_vec_named(&ops())?)
             }
-        };
-        self.say(&frame)?;
+        }?;
         self.phase = Phase::Asking;
         Ok(())
     }
@@ -194,7 +202,7 @@ impl Client {
             }
             frames::PING => {
                 // A server that closes meanwhile does not wait for it, and the next read says so.
-                let _unheard = self.say(&masked(frames::PONG, frame.payload));
+                let _unheard = self.tell(frames::PONG, frame.payload);
             }
             frames::CLOSE => {
                 let code = frame.payload.first_chunk().copied();
@@ -233,17 +241,21 @@ impl Client {
         }
         if effect.pinged {
             // As above: whoever is gone shows at the next read.
-            let _unheard = self.say(&masked(frames::BINARY, nats::PONG));
+            let _unheard = self.tell(frames::BINARY, nats::PONG);
         }
         Ok(())
     }
 }
 
-/// The subscription to every topic held; where a client stands already, it goes on.
+/// The subscription to every topic held; where a client stands already, it goes on. Who holds none
+/// asks what it holds: that is answered too.
 fn subscription(number: usize, held: &[usize], ledger: &Ledger) -> Value {
+    if held.is_empty() {
+        return json!({ "op": "list", "id": OPENING });
+    }
     let topics: Vec<String> = held.iter().map(|topic| ticks::topic(*topic)).collect();
     let mut op = json!({
-        "op": "subscribe", "id": 1, "topics": topics, "conflate": "none", "snapshot": false,
+        "op": "subscribe", "id": OPENING, "topics": topics, "conflate": "none", "snapshot": false,
     });
     let positions: BTreeMap<String, u64> = held
         .iter()

@@ -2,6 +2,7 @@
 
 use memchr::{memchr, memmem};
 
+use super::OPENING;
 use super::scan::{Delivery, Item, ScanError, number, trade};
 use crate::bench::fanout::ticks;
 
@@ -71,7 +72,7 @@ fn delivery(topic: usize, payload: &[u8]) -> Result<Delivery, ScanError> {
 
 fn word(line: &[u8]) -> Result<Item, ScanError> {
     Ok(match line {
-        b"PONG" => Item::Ack(Vec::new()),
+        b"PONG" => Item::Ack(OPENING, Vec::new()),
         b"PING" => Item::Ping,
         b"+OK" => Item::Other,
         _ if line.starts_with(b"INFO ") => Item::Other,
@@ -85,7 +86,7 @@ mod tests {
     use schemas::codec;
     use schemas::time::UnixNanos;
 
-    use super::{opening, scan};
+    use super::{OPENING, opening, scan};
     use crate::bench::fanout::swarm::scan::{Delivery, Item, ScanError};
     use crate::bench::fanout::ticks::Maker;
 
@@ -139,7 +140,7 @@ mod tests {
         let text = b"INFO {\"headers\":true} \r\nPONG\r\nPING\r\n+OK\r\n-ERR 'Slow Consumer'\r\nPI";
         let expected = [
             Item::Other,
-            Item::Ack(Vec::new()),
+            Item::Ack(OPENING, Vec::new()),
             Item::Ping,
             Item::Other,
             Item::Refused("-ERR 'Slow Consumer'".to_owned()),

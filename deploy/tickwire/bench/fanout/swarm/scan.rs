@@ -27,8 +27,10 @@ pub(super) enum Item {
     Tick(Delivery),
     /// The epoch of the stream.
     Welcome(Option<String>),
-    /// Topics that were accepted, and where they start if the server says so.
-    Ack(Vec<(usize, Option<u64>)>),
+    /// The op of this id was carried out: topics, and where they start if the server says so.
+    Ack(u64, Vec<(usize, Option<u64>)>),
+    /// A last value.
+    Snapshot,
     /// Something was left out, and the server says so.
     Declared,
     /// Wants an answer, as a line of its own.
@@ -60,6 +62,8 @@ pub(super) enum ScanError {
 #[derive(Debug, Deserialize)]
 struct Element {
     t: String,
+    #[serde(default)]
+    id: u64,
     c: Option<String>,
     s: Option<u64>,
     p: Option<u64>,
@@ -182,9 +186,10 @@ impl Element {
             "welcome" => Item::Welcome(self.streams.into_iter().next().map(|stream| stream.e)),
             "ack" => match self.err.into_iter().next() {
                 Some(refused) => Item::Refused(refused.message),
-                None => Item::Ack(accepted(self.ok)?),
+                None => Item::Ack(self.id, accepted(self.ok)?),
             },
-            "skip" | "gap" | "reset" | "end" | "snap" => Item::Declared,
+            "snap" => Item::Snapshot,
+            "skip" | "gap" | "reset" | "end" => Item::Declared,
             "err" | "drain" => Item::Refused(self.message.unwrap_or(self.t)),
             _ => Item::Other,
         })
@@ -207,7 +212,8 @@ fn accepted(topics: Vec<Accepted>) -> Result<Vec<(usize, Option<u64>)>, ScanErro
         let number = ticks::number(&accepted.c).ok_or(ScanError::Topic(accepted.c))?;
         Ok((number, accepted.pos.values().next().copied()))
     };
-    topics.into_iter().map(read).collect()
+    let single = |accepted: &Accepted| accepted.c != ticks::EVERY_TOPIC;
+    topics.into_iter().filter(single).map(read).collect()
 }
 
 #[cfg(test)]
@@ -278,17 +284,18 @@ mod tests {
     #[test]
     fn everything_else_is_parsed_wherever_it_stands() {
         let (text, delivery) = message(Encoding::Json, 3, 9);
-        let mut payload = br#"[{"t":"welcome","conn":"1","node":"n","streams":[{"name":"TICKS","e":"18b9-0"}],"limits":{},"hb":15},{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0003","pos":{"TICKS":8}},{"c":"trade.bench.S0004"}]},"#.to_vec();
+        let mut payload = br#"[{"t":"welcome","conn":"1","node":"n","streams":[{"name":"TICKS","e":"18b9-0"}],"limits":{},"hb":15},{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0003","pos":{"TICKS":8}},{"c":"trade.bench.S0004"},{"c":"trade.bench.*"}]},"#.to_vec();
         payload.extend_from_slice(&text);
         payload.extend_from_slice(
-            br#",{"t":"hb","now":"1","cur":{"TICKS":"9.0000abcd"},"feeds":{}},{"t":"gap","c":"trade.bench.S0003","from":1,"to":2,"why":"budget"},{"t":"err","id":2,"code":"rate_limited","message":"too fast"}]"#,
+            br#",{"t":"hb","now":"1","cur":{"TICKS":"9.0000abcd"},"feeds":{}},{"t":"gap","c":"trade.bench.S0003","from":1,"to":2,"why":"budget"},{"t":"snap","c":"trade.bench.S0003","s":9,"d":{"te":"1"}},{"t":"err","id":2,"code":"rate_limited","message":"too fast"}]"#,
         );
         let expected = [
             Item::Welcome(Some("18b9-0".to_owned())),
-            Item::Ack(vec![(3, Some(8)), (4, None)]),
+            Item::Ack(1, vec![(3, Some(8)), (4, None)]),
             Item::Tick(delivery),
             Item::Other,
             Item::Declared,
+            Item::Snapshot,
             Item::Refused("too fast".to_owned()),
         ];
         assert_eq!(items(Encoding::Json, &payload).unwrap(), expected);

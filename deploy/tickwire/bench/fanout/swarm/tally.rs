@@ -7,8 +7,8 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use schemas::time::UnixNanos;
 
-use super::Dialect;
 use super::scan::{Delivery, Item, ScanError, scan};
+use super::{Dialect, OPENING};
 
 /// A topic that a client does not hold.
 const NOT_HELD: u64 = u64::MAX;
@@ -40,6 +40,12 @@ pub(in crate::bench::fanout) struct Tally {
     pub(in crate::bench::fanout) duplicates: u64,
     /// Omissions that the server declared.
     pub(in crate::bench::fanout) declared: u64,
+    /// Last values.
+    pub(in crate::bench::fanout) snapshots: u64,
+    /// Ops that were carried out, openings aside.
+    pub(in crate::bench::fanout) answered: u64,
+    /// Microseconds from the time at which an op was due in the window, which is its id.
+    pub(in crate::bench::fanout) answers: Histogram<u64>,
     /// Connections that ended, by close code; 1006 without one.
     pub(in crate::bench::fanout) closes: BTreeMap<u16, u64>,
     /// What servers refused, the first few.
@@ -62,6 +68,9 @@ impl Tally {
             strays: 0,
             duplicates: 0,
             declared: 0,
+            snapshots: 0,
+            answered: 0,
+            answers: Histogram::new_with_bounds(1, LONGEST, 3)?,
             closes: BTreeMap::new(),
             complaints: Vec::new(),
             old,
@@ -158,8 +167,9 @@ impl Ledger {
         let mut effect = Effect::default();
         effect.left = scan(self.dialect, payload, |item| match item {
             Item::Tick(delivery) => tally.deliver(row, delivery, now),
-            Item::Ack(accepted) => {
+            Item::Ack(id, accepted) => {
                 effect.acknowledged = true;
+                tally.answer(id, now);
                 for (topic, head) in accepted {
                     if let (Some(position), Some(head)) = (row.get_mut(topic), head)
                         && *position == UNKNOWN
@@ -169,6 +179,7 @@ impl Ledger {
                 }
             }
             Item::Welcome(named) => *epoch = named,
+            Item::Snapshot => tally.snapshots += 1,
             Item::Declared => tally.declared += 1,
             Item::Refused(text) => {
                 if tally.complaints.len() < COMPLAINTS {
@@ -183,6 +194,17 @@ impl Ledger {
 }
 
 impl Tally {
+    fn answer(&mut self, id: u64, now: UnixNanos) {
+        if id == OPENING {
+            return;
+        }
+        self.answered += 1;
+        let due = i64::try_from(id).unwrap_or(i64::MAX);
+        if self.window.contains(&due) {
+            self.answers.saturating_record(micros(due, now));
+        }
+    }
+
     fn deliver(&mut self, positions: &mut [u64], delivery: Delivery, now: UnixNanos) {
         let Delivery {
             topic,
@@ -209,14 +231,17 @@ impl Tally {
         self.deliveries += 1;
         if self.window.contains(&scheduled) {
             self.in_window += 1;
-            let micros = now.get().saturating_sub(scheduled).max(0) / 1_000;
-            self.latency
-                .saturating_record(u64::try_from(micros).unwrap_or(LONGEST));
+            self.latency.saturating_record(micros(scheduled, now));
         }
         if scheduled < self.old {
             self.caught_up = Some(now.get());
         }
     }
+}
+
+fn micros(since: i64, now: UnixNanos) -> u64 {
+    let micros = now.get().saturating_sub(since).max(0) / 1_000;
+    u64::try_from(micros).unwrap_or(LONGEST)
 }
 
 #[cfg(test)]
@@ -266,6 +291,22 @@ mod tests {
         take(&mut ledger, 1, &d(2, 40, 39, 0));
         take(&mut ledger, 1, &d(2, 42, 41, 0));
         assert_eq!((ledger.tally.holes, ledger.tally.deliveries), (2, 3));
+    }
+
+    #[test]
+    fn an_op_is_answered_as_late_as_its_id_says() {
+        let mut ledger = ledger();
+        ledger.begin(2_000_000..5_000_000, 0).unwrap();
+        take(&mut ledger, 0, ACK);
+        for due in [1_000_000, 4_000_000, 5_000_000] {
+            take(&mut ledger, 0, &format!("[{{\"t\":\"ack\",\"id\":{due}}}]"));
+        }
+        let refused = "[{\"t\":\"ack\",\"id\":3000000,\"err\":[{\"message\":\"no\"}]}]";
+        take(&mut ledger, 0, refused);
+        let tally = &ledger.tally;
+        assert_eq!((tally.answered, tally.answers.len()), (3, 1));
+        assert_eq!(tally.answers.max() / 10, 500);
+        assert_eq!(tally.complaints, ["no"]);
     }
 
     #[test]
