@@ -3,7 +3,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `shape` | the scenarios: clients, topics, rates |
+//! | `args`, `shape` | the scenarios: clients, topics, rates |
 //! | `ground`, `server`, `gateway` | broker and servers, each a process |
 //! | `cores` | the server's core, and the rest |
 //! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
@@ -18,6 +18,7 @@
 //! every client is checked at every tick. Servers take turns in the same run: quotients hold on any
 //! machine, figures only on this one.
 
+mod args;
 mod churn;
 mod compare;
 mod cores;
@@ -37,8 +38,7 @@ mod ticks;
 mod usage;
 mod zipf;
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -47,91 +47,19 @@ use schemas::ws::Encoding;
 use tracing::info;
 
 use crate::broker::binary::Places;
+use args::Part;
 use cores::Cores;
 use ground::{Contender, Tools};
 use measure::{Span, Stand};
 use report::{Load, Report, median, quotient};
 use shape::Shape;
 
+pub(super) use args::FanoutArgs;
+
 /// How long ticks are sent before it counts.
 const WARM: Duration = Duration::from_secs(2);
 /// How often slow clients, or churn, are compared with none.
 const PAIRS: usize = 3;
-
-/// Arguments of `tickwire bench fanout`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct FanoutArgs {
-    /// Measure only these
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
-
-    /// How long each load is counted
-    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-
-    /// How often each load is repeated; servers take turns
-    #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=20))]
-    rounds: u32,
-
-    /// How many instruments `churn` knows
-    #[arg(long, default_value = "100000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    instruments: u32,
-
-    /// How many ops per second `churn` asks for
-    #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    ops: u32,
-
-    /// Another number of clients than the scenarios say
-    #[arg(long)]
-    clients: Option<usize>,
-
-    /// Compare only with these
-    #[arg(long, value_enum, value_delimiter = ',')]
-    beside: Vec<Contender>,
-
-    /// The axum broadcaster to compare with; examples/axum-ws beside this program by default
-    #[arg(long)]
-    peer: Option<PathBuf>,
-
-    /// Compare with nobody
-    #[arg(long, conflicts_with_all = ["beside", "peer"])]
-    alone: bool,
-
-    /// The nats-server to start
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    nats_server_bin: Option<PathBuf>,
-
-    /// Where the shell looks for programs
-    #[arg(long, env = "PATH", default_value = "", hide = true)]
-    search_path: OsString,
-}
-
-impl FanoutArgs {
-    fn compares_with(&self, peer: Contender) -> bool {
-        !self.alone && (self.beside.is_empty() || self.beside.contains(&peer))
-    }
-}
-
-/// What can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// 1,000 clients on one hot topic, 100 ticks/s; ours in both encodings
-    A,
-    /// 1,000 clients, each on 10 of 500 topics, 2,000 ticks/s by Zipf's law
-    B,
-    /// 10,000 clients on one topic, 1 tick/s; memory per idle connection
-    C,
-    /// The highest rate of A, and latency at half of it
-    RampA,
-    /// The highest rate of B, and latency at half of it
-    RampB,
-    /// 200 clients at 100 KB/s each, of which 20 stop reading
-    Slow,
-    /// The clients of B cut at once, and back with their positions
-    Storm,
-    /// 100,000 instruments, and 10,000 subscriptions and unsubscriptions a second beside a load like A's
-    Churn,
-}
 
 /// Measures and prints.
 ///
@@ -316,12 +244,11 @@ impl Bench {
             bail!("holes after a resume storm: something was missed without being declared");
         }
         let mut churns = report.churn.iter().flat_map(|churn| &churn.pairs);
-        if let Some(pair) = churns.find(|pair| !pair.is_whole()) {
+        if let Some(pair) = churns.find(|pair| pair.is_broken()) {
             bail!(
-                "of those who churn {} ops were not carried out, {} were without a last value, {} \
-                 ticks were not asked for, {} connections were closed",
+                "of those who churn {} ops were not carried out, {} ticks were not asked for, {} \
+                 connections were closed",
                 pair.unanswered,
-                pair.without_value,
                 pair.strays,
                 pair.closed
             );

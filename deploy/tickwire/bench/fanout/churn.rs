@@ -166,14 +166,16 @@ impl Churners {
                 continue;
             }
             let change = self.fickle.next(client).context("a connection")?;
-            self.swarm.say(client, &change.op(due))?;
+            // Who was closed cannot ask: that shows as not answered.
+            let _unheard = self.swarm.say(client, &change.op(due));
             subscribed += u64::from(change.is_taken);
             asked += 1;
             client = (client + 1) % self.swarm.size();
         }
-        let pace = Pace::of(schedule.count);
+        let pace = Pace::of(asked + subscribed);
         let mut patience = pace.patience();
-        self.swarm.watch(|tally| patience.is_over(tally.answered))?;
+        self.swarm
+            .watch(|tally| patience.is_over(tally.answered + tally.snapshots))?;
         let answers = Answers {
             asked,
             subscribed,

@@ -182,7 +182,7 @@ pub(super) struct ChurnPair {
     pub(super) cpu_us_per_op: f64,
     /// Ops that were refused, or never answered.
     pub(super) unanswered: u64,
-    /// Subscriptions that were not followed by a last value.
+    /// Subscriptions that were not followed by a last value before they ended again.
     pub(super) without_value: u64,
     /// Ticks that nobody asked for.
     pub(super) strays: u64,
@@ -191,9 +191,15 @@ pub(super) struct ChurnPair {
 }
 
 impl ChurnPair {
-    /// Whether every op was carried out.
+    /// Whether something went wrong. A last value that comes too late is none: whoever has left the
+    /// topic again does not want it.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.unanswered > 0 || self.strays > 0 || self.closed > 0
+    }
+
+    /// Whether every op was carried out, with all that follows from it.
     pub(super) const fn is_whole(&self) -> bool {
-        self.unanswered == 0 && self.without_value == 0 && self.strays == 0 && self.closed == 0
+        !self.is_broken() && self.without_value == 0
     }
 }
 
