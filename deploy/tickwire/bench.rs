@@ -11,8 +11,8 @@ use anyhow::Result;
 pub(crate) enum BenchCommand {
     /// The whole system in one process: latency, and the highest rate that is received whole
     System(system::SystemArgs),
-    /// One fanout on a core of its own, beside a plain axum broadcaster: load, ceilings, memory,
-    /// slow clients, resume storms
+    /// One fanout on a core of its own, beside a plain axum broadcaster and NATS' own WebSocket
+    /// gateway: load, ceilings, memory, slow clients, resume storms
     #[cfg(target_os = "linux")]
     Fanout(Box<fanout::FanoutArgs>),
 }

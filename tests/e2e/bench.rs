@@ -54,6 +54,75 @@ async fn every_delivery_is_counted_and_checked() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_gateway_of_nats_does_the_same_work() -> Result<()> {
+    let small = "--beside nats-ws --only a,b --clients 20 --seconds 1 --rounds 1";
+    let arguments: Vec<&str> = small.split(' ').collect();
+    let (code, said, complained) = bench(&arguments).await?;
+    assert_eq!(code, Some(0), "{complained}");
+    let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
+    let loads = report["loads"].as_array().context("loads")?;
+    for scenario in ["A", "B"] {
+        let of = |server: &str| {
+            let mut same = loads.iter().filter(|load| {
+                load["scenario"] == scenario
+                    && load["server"] == server
+                    && load["encoding"] == "json"
+            });
+            same.next().context("a load")
+        };
+        let (ours, gateway) = (of("tickwire")?, of("nats-ws")?);
+        // The schedule and who holds what are drawn the same for everybody.
+        assert!(ours["deliveries"].as_u64() > Some(0), "{ours}");
+        assert_eq!(gateway["deliveries"], ours["deliveries"], "{gateway}");
+        for nothing in ["holes", "lost", "duplicates", "declared", "closed"] {
+            assert_eq!(gateway[nothing], 0, "{nothing}: {gateway}");
+        }
+        let sent = gateway["bytes_published"].as_f64();
+        assert!(sent > ours["bytes_published"].as_f64(), "{gateway}");
+        assert!(gateway["bytes_per_delivery"].as_f64() > sent, "{gateway}");
+        let p99 = &report["ratios"][format!("{scenario}.p99_to_nats-ws")];
+        assert!(p99.as_f64() > Some(0.0), "{p99}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn those_who_come_and_go_are_answered_and_nobody_misses_anything() -> Result<()> {
+    let small = "--alone --only churn --clients 20 --instruments 500 --ops 200 --seconds 1";
+    let arguments: Vec<&str> = small.split(' ').collect();
+    let (code, said, complained) = bench(&arguments).await?;
+    assert_eq!(code, Some(0), "{complained}");
+    let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
+    let churn = &report["churn"];
+    assert_eq!(churn["instruments"], 500, "{churn}");
+    // Eight ops a second are allowed to everybody.
+    assert_eq!(churn["connections"], 25, "{churn}");
+    for something in ["resident_kib", "pattern_ms"] {
+        assert!(churn[something].as_f64() > Some(0.0), "{churn}");
+    }
+    let pairs = churn["pairs"].as_array().context("pairs")?;
+    assert_eq!(pairs.len(), 3);
+    for pair in pairs {
+        assert_eq!(pair["answered_per_second"], 200.0, "{pair}");
+        for nothing in ["unanswered", "without_value", "strays", "closed"] {
+            assert_eq!(pair[nothing], 0, "{nothing}: {pair}");
+        }
+        assert!(pair["ack_p50_ms"].as_f64() > Some(0.0), "{pair}");
+        assert!(pair["ack_p50_ms"].as_f64() <= pair["ack_p99_ms"].as_f64());
+        for load in [&pair["without"], &pair["with"]] {
+            // 20 clients, 50 ticks a second, one second.
+            assert_eq!(load["deliveries"], 1_000, "{load}");
+            for nothing in ["holes", "lost", "declared", "closed"] {
+                assert_eq!(load[nothing], 0, "{nothing}: {load}");
+            }
+        }
+    }
+    let ratio = &report["ratios"]["churn.p99_to_quiet"];
+    assert!(ratio.as_f64() > Some(0.0), "{ratio}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn without_the_broadcaster_the_remedy_is_named() -> Result<()> {
     let (code, _, complained) = bench(&["--peer", "/no/such/axum-ws"]).await?;
     assert_eq!(code, Some(1));

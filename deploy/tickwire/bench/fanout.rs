@@ -1,27 +1,34 @@
-//! `tickwire bench fanout`: what one core of our fanout carries, beside a plain axum broadcaster.
+//! `tickwire bench fanout`: what one core of our fanout carries, beside a plain axum broadcaster and
+//! NATS' own WebSocket gateway.
 //!
 //! | module | does |
 //! |---|---|
-//! | `shape` | the scenarios: clients, topics, rates |
-//! | `ground` | broker and servers, each a process |
+//! | `args`, `shape` | the scenarios: clients, topics, rates |
+//! | `ground`, `server`, `gateway` | broker and servers, each a process |
 //! | `cores` | the server's core, and the rest |
 //! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
 //! | `swarm` | the measuring clients |
 //! | `measure` | one load: latency, processor time, continuity |
-//! | `ramp`, `slow`, `storm` | the highest load, slow clients, everybody back at once |
-//! | `report`, `tables`, `usage` | figures |
+//! | `ramp`, `slow` | the highest load, slow clients |
+//! | `storm`, `churn` | everybody back at once, clients that change their minds |
+//! | `report`, `compare`, `tables`, `usage` | figures |
 //!
 //! Latency is counted from the time at which a tick should have been published. The ticks are trades:
 //! lossless and never conflated, so every delivery counts, and the continuity of every topic of
 //! every client is checked at every tick. Servers take turns in the same run: quotients hold on any
 //! machine, figures only on this one.
 
+mod args;
+mod churn;
+mod compare;
 mod cores;
+mod gateway;
 mod ground;
 mod measure;
 mod publisher;
 mod ramp;
 mod report;
+mod server;
 mod shape;
 mod slow;
 mod storm;
@@ -31,8 +38,7 @@ mod ticks;
 mod usage;
 mod zipf;
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -41,71 +47,19 @@ use schemas::ws::Encoding;
 use tracing::info;
 
 use crate::broker::binary::Places;
+use args::Part;
 use cores::Cores;
 use ground::{Contender, Tools};
 use measure::{Span, Stand};
 use report::{Load, Report, median, quotient};
 use shape::Shape;
 
+pub(super) use args::FanoutArgs;
+
 /// How long ticks are sent before it counts.
 const WARM: Duration = Duration::from_secs(2);
-/// How often slow clients are compared with none.
+/// How often slow clients, or churn, are compared with none.
 const PAIRS: usize = 3;
-
-/// Arguments of `tickwire bench fanout`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct FanoutArgs {
-    /// Measure only these
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
-
-    /// How long each load is counted
-    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-
-    /// How often each load is repeated; servers take turns
-    #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=20))]
-    rounds: u32,
-
-    /// Another number of clients than the scenarios say
-    #[arg(long)]
-    clients: Option<usize>,
-
-    /// The axum broadcaster to compare with; examples/axum-ws beside this program by default
-    #[arg(long)]
-    peer: Option<PathBuf>,
-
-    /// Compare with nobody
-    #[arg(long, conflicts_with = "peer")]
-    alone: bool,
-
-    /// The nats-server to start
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    nats_server_bin: Option<PathBuf>,
-
-    /// Where the shell looks for programs
-    #[arg(long, env = "PATH", default_value = "", hide = true)]
-    search_path: OsString,
-}
-
-/// What can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// 1,000 clients on one hot topic, 100 ticks/s; ours in both encodings
-    A,
-    /// 1,000 clients, each on 10 of 500 topics, 2,000 ticks/s by Zipf's law
-    B,
-    /// 10,000 clients on one topic, 1 tick/s; memory per idle connection
-    C,
-    /// The highest rate of A, and latency at half of it
-    RampA,
-    /// The highest rate of B, and latency at half of it
-    RampB,
-    /// 200 clients at 100 KB/s each, of which 20 stop reading
-    Slow,
-    /// The clients of B cut at once, and back with their positions
-    Storm,
-}
 
 /// Measures and prints.
 ///
@@ -145,20 +99,21 @@ async fn tools(args: &FanoutArgs) -> Result<Tools> {
         let program = std::env::current_exe().ok()?;
         Some(program.parent()?.join("examples/axum-ws"))
     };
-    let peer = args.peer.clone().or_else(beside).filter(|_| !args.alone);
-    if let Some(peer) = &peer
-        && !peer.is_file()
+    let wanted = args.compares_with(Contender::Axum);
+    let axum = args.peer.clone().or_else(beside).filter(|_| wanted);
+    if let Some(axum) = &axum
+        && !axum.is_file()
     {
         bail!(
             "there is no broadcaster to compare with at {}: build it with `cargo build --release \
              --example axum-ws`, name one with --peer, or measure without with --alone",
-            peer.display()
+            axum.display()
         );
     }
     Ok(Tools {
         cores: Cores::divide()?,
         nats_server: places.find().await?,
-        peer,
+        axum,
     })
 }
 
@@ -183,12 +138,15 @@ impl Bench {
                 self.report.storm = Some(storm);
                 Ok(())
             }
+            Part::Churn => self.churn(shape(Shape::CHURN)).await,
         }
     }
 
     fn contenders(&self) -> impl Iterator<Item = Contender> + use<> {
-        let peer = self.tools.peer.as_ref().map(|_| Contender::Axum);
-        [Contender::Tickwire].into_iter().chain(peer)
+        let wanted = Contender::PEERS.map(|peer| self.args.compares_with(peer).then_some(peer));
+        [Contender::Tickwire]
+            .into_iter()
+            .chain(wanted.into_iter().flatten())
     }
 
     fn span(&self) -> Span {
@@ -213,46 +171,9 @@ impl Bench {
                 self.report.loads.push(load);
             }
         }
-        self.compare_loads(shape.name);
-        Ok(())
-    }
-
-    /// Quotients of medians over the rounds.
-    fn compare_loads(&mut self, scenario: &str) {
-        let of = |server: Contender, encoding: &str, figure: fn(&Load) -> f64| {
-            let same = self.report.loads.iter().filter(|load| {
-                load.scenario == scenario && load.server == server && load.encoding == encoding
-            });
-            median(same.map(figure).collect())
-        };
-        let (ours, peer) = (Contender::Tickwire, Contender::Axum);
-        let mut ratios = vec![];
-        let mut compare = |name: &str, (one, other): (f64, f64)| {
-            if one > 0.0 && other > 0.0 {
-                ratios.push((format!("{scenario}.{name}"), quotient(one, other)));
-            }
-        };
-        let deliveries: fn(&Load) -> f64 = |load| load.kilo_per_cpu_second;
-        let idle: fn(&Load) -> f64 = |load| load.idle_kib;
-        let bytes: fn(&Load) -> f64 = |load| load.bytes_per_delivery;
-        let p99: fn(&Load) -> f64 = |load| load.p99_ms;
-        for (name, figure) in [
-            ("deliveries_per_cpu_to_axum", deliveries),
-            ("idle_memory_to_axum", idle),
-            ("p99_to_axum", p99),
-        ] {
-            compare(name, (of(ours, "json", figure), of(peer, "json", figure)));
-        }
-        for (name, figure) in [
-            ("msgpack_deliveries_per_cpu_to_json", deliveries),
-            ("msgpack_bytes_to_json", bytes),
-        ] {
-            compare(
-                name,
-                (of(ours, "msgpack", figure), of(ours, "json", figure)),
-            );
-        }
+        let ratios = compare::loads(&self.report.loads, shape.name);
         self.report.ratios.extend(ratios);
+        Ok(())
     }
 
     /// The highest rate of a scenario.
@@ -263,18 +184,11 @@ impl Bench {
         };
         for contender in self.contenders() {
             let ceiling = ramp::climb(&self.tools, contender, shape, step).await?;
-            let name = format!("{}.{}", shape.name, contender.name());
+            let name = compare::name(shape.name, contender);
             self.report.ceilings.insert(name, ceiling);
         }
-        let highest = |contender: Contender| {
-            let name = format!("{}.{}", shape.name, contender.name());
-            let load = self.report.ceilings.get(&name)?.highest.as_ref()?;
-            Some(load.deliveries_per_second)
-        };
-        if let (Some(ours), Some(peer)) = (highest(Contender::Tickwire), highest(Contender::Axum)) {
-            let name = format!("{}.highest_to_axum", shape.name);
-            self.report.ratios.insert(name, quotient(ours, peer));
-        }
+        let ratios = compare::ceilings(&self.report.ceilings, shape.name);
+        self.report.ratios.extend(ratios);
         Ok(())
     }
 
@@ -290,6 +204,17 @@ impl Bench {
         self.report
             .ratios
             .insert("slow.p99_to_none_slow".to_owned(), p99);
+        Ok(())
+    }
+
+    async fn churn(&mut self, shape: Shape) -> Result<()> {
+        let extent = churn::Extent {
+            instruments: usize::try_from(self.args.instruments)?,
+            ops_per_second: self.args.ops,
+        };
+        let churn = churn::raise(&self.tools, shape, extent, (PAIRS, self.span())).await?;
+        self.report.ratios.extend(compare::churn(&churn.pairs));
+        self.report.churn = Some(churn);
         Ok(())
     }
 
@@ -318,6 +243,16 @@ impl Bench {
         if report.storm.as_ref().is_some_and(|storm| storm.holes > 0) {
             bail!("holes after a resume storm: something was missed without being declared");
         }
+        let mut churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+        if let Some(pair) = churns.find(|pair| pair.is_broken()) {
+            bail!(
+                "of those who churn {} ops were not carried out, {} ticks were not asked for, {} \
+                 connections were closed",
+                pair.unanswered,
+                pair.strays,
+                pair.closed
+            );
+        }
         Ok(())
     }
 }
@@ -330,7 +265,14 @@ fn ours(report: &Report) -> impl Iterator<Item = &Load> {
         .slow
         .iter()
         .flat_map(|pair| [&pair.without, &pair.with]);
-    let all = report.loads.iter().chain(ramps.flatten()).chain(pairs);
+    let churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+    let churns = churns.flat_map(|pair| [&pair.without, &pair.with]);
+    let all = report
+        .loads
+        .iter()
+        .chain(ramps.flatten())
+        .chain(pairs)
+        .chain(churns);
     all.filter(|load| load.server == Contender::Tickwire)
 }
 

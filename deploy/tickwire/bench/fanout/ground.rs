@@ -3,48 +3,48 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bus::provision::StreamSpec;
 use daemon::nats;
 use daemon::ops::Surface;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::cores::Cores;
+use super::gateway;
+use super::publisher::Outlet;
+use super::server::{PATIENCE, Server};
 use super::ticks;
-use super::usage::{self, Usage};
 use crate::broker::binary::Binary;
 use crate::broker::config::{self, Logins};
 use crate::broker::{self, Broker, Life};
 
-/// How long anything may take to start.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait between two looks at something that can only be asked for.
-const LOOK: Duration = Duration::from_millis(20);
-/// How many of a server's last lines are repeated.
-const LAST_WORDS: usize = 5;
-
 /// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Contender {
+    #[value(skip)]
     Tickwire,
+    /// A plain axum broadcaster
     Axum,
+    /// NATS' own WebSocket gateway
+    NatsWs,
 }
 
 impl Contender {
+    /// Whom we are compared with.
+    pub(super) const PEERS: [Self; 2] = [Self::Axum, Self::NatsWs];
+
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Tickwire => "tickwire",
             Self::Axum => "axum",
+            Self::NatsWs => "nats-ws",
         }
     }
 }
@@ -54,7 +54,7 @@ pub(super) struct Tools {
     pub(super) cores: Cores,
     pub(super) nats_server: Binary,
     /// The broadcaster to compare with, if it is wanted.
-    pub(super) peer: Option<PathBuf>,
+    pub(super) axum: Option<PathBuf>,
 }
 
 /// A broker that has the stream; it ends with this.
@@ -64,8 +64,8 @@ pub(super) struct Ground {
     life: watch::Receiver<Life>,
     running: JoinSet<Result<()>>,
     stop: CancellationToken,
-    /// Publishes ticks.
-    pub(super) publisher: async_nats::Client,
+    /// Where ticks go.
+    pub(super) outlet: Outlet,
 }
 
 impl Ground {
@@ -114,7 +114,7 @@ impl Ground {
             life: lives,
             running,
             stop,
-            publisher,
+            outlet: Outlet::Stream(publisher),
         })
     }
 
@@ -144,14 +144,18 @@ impl Ground {
         match contender {
             Contender::Tickwire => self.fanout(&mut command, address, ops)?,
             Contender::Axum => {
-                let peer = tools
-                    .peer
+                let axum = tools
+                    .axum
                     .as_ref()
                     .context("no broadcaster to compare with")?;
                 command
-                    .arg(peer)
+                    .arg(axum)
                     .arg(address.to_string())
                     .arg(self.logins.url());
+            }
+            Contender::NatsWs => {
+                let file = gateway::write(self.dir.path(), ops, address)?;
+                command.arg(&tools.nats_server.path).arg("-c").arg(file);
             }
         }
         let log = self.dir.path().join(contender.name());
@@ -167,9 +171,13 @@ impl Ground {
             pid: child.id().context("the server ended at once")?,
             child,
             address,
+            outlet: None,
             ops: (contender == Contender::Tickwire).then_some(ops),
         };
         server.ready().await?;
+        if contender == Contender::NatsWs {
+            server.outlet = Some(gateway::outlet(ops).await?);
+        }
         Ok(server)
     }
 
@@ -213,137 +221,5 @@ impl Ground {
             ended.context("the broker's task panicked")??;
         }
         Ok(())
-    }
-}
-
-/// A server under test; it ends with this.
-pub(super) struct Server {
-    child: Child,
-    pub(super) pid: u32,
-    pub(super) address: SocketAddr,
-    ops: Option<SocketAddr>,
-    /// What it says on stderr.
-    log: PathBuf,
-}
-
-impl Server {
-    async fn ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            self.check()?;
-            let answers = match self.ops {
-                Some(ops) => get(ops, "/readyz")
-                    .await
-                    .is_ok_and(|(status, _)| status == 200),
-                None => TcpStream::connect(self.address).await.is_ok(),
-            };
-            if answers {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("the server is not ready after {PATIENCE:?}");
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Whether it still runs.
-    ///
-    /// # Errors
-    ///
-    /// It does not; what it said last.
-    pub(super) fn check(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("the server ended with {status}; it said: {}", self.said()),
-        }
-    }
-
-    /// Its last words.
-    pub(super) fn said(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().rev().take(LAST_WORDS).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
-    }
-
-    /// To look at it from elsewhere.
-    pub(super) const fn probe(&self) -> Probe {
-        Probe {
-            pid: self.pid,
-            ops: self.ops,
-        }
-    }
-
-    /// Ends it.
-    ///
-    /// # Errors
-    ///
-    /// The system refuses.
-    pub(super) async fn end(mut self) -> Result<()> {
-        Ok(self.child.kill().await?)
-    }
-}
-
-/// Looks at a server.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Probe {
-    pid: u32,
-    ops: Option<SocketAddr>,
-}
-
-impl Probe {
-    /// What it has used.
-    ///
-    /// # Errors
-    ///
-    /// It has ended.
-    pub(super) fn usage(&self) -> Result<Usage> {
-        usage::of(self.pid)
-    }
-
-    /// How many connections it closed with this code, as it counts itself.
-    ///
-    /// # Errors
-    ///
-    /// It has ended, or does not count.
-    pub(super) async fn closed(&self, code: u16) -> Result<u64> {
-        let ops = self.ops.context("only our own server counts")?;
-        let (_, text) = get(ops, "/metrics").await?;
-        Ok(counter(&text, code))
-    }
-}
-
-fn counter(metrics: &str, code: u16) -> u64 {
-    let name = format!("tickwire_fanout_closed_total{{code=\"{code}\"}} ");
-    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    value.and_then(|value| value.parse().ok()).unwrap_or(0)
-}
-
-async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let asked = timeout(PATIENCE, async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    });
-    let answer = asked.await??;
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((status.context("an HTTP status")?, answer))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::counter;
-
-    #[test]
-    fn closes_are_read_from_metrics_by_code() {
-        let text = "# TYPE tickwire_fanout_closed counter\n\
-                    tickwire_fanout_closed_total{code=\"1000\"} 3\n\
-                    tickwire_fanout_closed_total{code=\"4008\"} 20\n";
-        assert_eq!((counter(text, 4008), counter(text, 1000)), (20, 3));
-        assert_eq!(counter(text, 1012), 0);
     }
 }

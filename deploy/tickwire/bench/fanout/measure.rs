@@ -12,11 +12,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::ground::{Contender, Ground, Server, Tools};
+use super::ground::{Contender, Ground, Tools};
 use super::publisher::{Published, Schedule, publish};
 use super::report::{Load, kib, ratio, thousands_per_second};
+use super::server::Server;
 use super::shape::Shape;
-use super::swarm::{Plan, Swarm, Tally};
+use super::swarm::{Dialect, Plan, Swarm, Tally};
 use super::usage;
 
 /// Between the decision to publish and the first tick.
@@ -38,6 +39,8 @@ pub(super) struct Stand {
     pub(super) ground: Ground,
     pub(super) server: Server,
     pub(super) swarm: Swarm,
+    /// The server's memory before anybody connected.
+    pub(super) resident: u64,
     /// What each connection took of the server's memory, before anything was sent.
     pub(super) idle: u64,
 }
@@ -61,10 +64,27 @@ impl Stand {
         shape: Shape,
     ) -> Result<Self> {
         let ground = Ground::lay(tools).await?;
+        Self::on(ground, tools, (contender, encoding), shape).await
+    }
+
+    /// Starts a server that reads from a broker, and connects the clients.
+    ///
+    /// # Errors
+    ///
+    /// Something does not start.
+    pub(super) async fn on(
+        ground: Ground,
+        tools: &Tools,
+        (contender, encoding): (Contender, Encoding),
+        shape: Shape,
+    ) -> Result<Self> {
         let server = ground.start(tools, contender).await?;
         let mut swarm = Swarm::new(Plan {
             address: server.address,
-            encoding,
+            dialect: match contender {
+                Contender::Tickwire | Contender::Axum => Dialect::Tickwire(encoding),
+                Contender::NatsWs => Dialect::Nats,
+            },
             topics: shape.topics,
             held: shape.hold(),
         })?;
@@ -84,6 +104,7 @@ impl Stand {
             ground,
             server,
             swarm,
+            resident: before.resident,
             idle: taken / clients,
         })
     }
@@ -105,7 +126,20 @@ impl Stand {
     ///
     /// Something broke.
     pub(super) async fn run(self, rate: u32, span: Span) -> Result<(Self, Load)> {
-        let start = SystemClock.now().offset(nanos(LEAD));
+        self.run_at(soon(), rate, span).await
+    }
+
+    /// The same, at an appointed time.
+    ///
+    /// # Errors
+    ///
+    /// Something broke.
+    pub(super) async fn run_at(
+        self,
+        start: UnixNanos,
+        rate: u32,
+        span: Span,
+    ) -> Result<(Self, Load)> {
         let (from, to) = (
             start.offset(nanos(span.warm)),
             start.offset(nanos(span.warm + span.counted)),
@@ -159,10 +193,11 @@ impl Stand {
         schedule: Schedule,
         pace: Arc<Pace>,
     ) -> JoinHandle<Result<(Published, u64)>> {
-        let (client, runtime) = (self.ground.publisher.clone(), Handle::current());
+        let outlet = self.server.outlet.as_ref().unwrap_or(&self.ground.outlet);
+        let (outlet, runtime) = (outlet.clone(), Handle::current());
         let (topics, holders) = (self.shape.topics, self.swarm.holders());
         spawn_blocking(move || {
-            let published = publish(&client, &runtime, topics, schedule);
+            let published = publish(&outlet, &runtime, topics, schedule);
             // Whoever watches must not wait for ticks that never come.
             let counts = published.as_ref().map_or(&[][..], |all| &all.by_topic[..]);
             let deliveries = counts.iter().zip(&holders);
@@ -180,8 +215,13 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new() -> Self {
+        Self::of(NOT_YET)
+    }
+
+    /// So much is known to arrive.
+    pub(super) const fn of(expected: u64) -> Self {
         Self {
-            expected: AtomicU64::new(NOT_YET),
+            expected: AtomicU64::new(expected),
         }
     }
 
@@ -212,6 +252,11 @@ impl Patience<'_> {
         }
         deliveries >= expected || self.since.elapsed() > SILENCE
     }
+}
+
+/// When what is decided now may start.
+pub(super) fn soon() -> UnixNanos {
+    SystemClock.now().offset(nanos(LEAD))
 }
 
 /// Waits for a point in time.
@@ -284,13 +329,14 @@ impl Outcome {
             p50_ms: at(0.5),
             p99_ms: at(0.99),
             max_ms: at(1.0),
+            bytes_published: ratio(self.published.bytes, self.published.by_topic.iter().sum()),
             bytes_per_delivery: ratio(tally.bytes, tally.deliveries),
             idle_kib: kib(stand.idle),
             publisher_behind_ms: self.published.behind.as_secs_f64() * 1_000.0,
             holes: tally.holes + tally.strays,
             lost: self.expected.saturating_sub(tally.deliveries),
             duplicates: tally.duplicates,
-            declared: tally.declared,
+            declared: tally.declared + tally.snapshots,
             closed: tally.closed(),
             closes: tally.closes,
         }

@@ -35,6 +35,9 @@ pub(super) struct Load {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
+    /// Bytes of a tick as it was published: MessagePack for a server that reads the stream, JSON for
+    /// one that hands on what it gets.
+    pub(super) bytes_published: f64,
     /// Bytes on the socket.
     pub(super) bytes_per_delivery: f64,
     /// Resident memory that each connection took before anything was sent.
@@ -55,6 +58,39 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// Nothing was measured.
+    #[cfg(test)]
+    pub(super) const fn none() -> Self {
+        Self {
+            scenario: "",
+            server: Contender::Tickwire,
+            encoding: "json",
+            clients: 0,
+            ticks_per_second: 0,
+            seconds: 0.0,
+            deliveries: 0,
+            deliveries_per_second: 0.0,
+            kilo_per_cpu_second: 0.0,
+            server_cpu: 0.0,
+            broker_cpu: 0.0,
+            client_cpu: 0.0,
+            foreign_cpu: 0.0,
+            p50_ms: 0.0,
+            p99_ms: 0.0,
+            max_ms: 0.0,
+            bytes_published: 0.0,
+            bytes_per_delivery: 0.0,
+            idle_kib: 0.0,
+            publisher_behind_ms: 0.0,
+            holes: 0,
+            lost: 0,
+            duplicates: 0,
+            declared: 0,
+            closed: 0,
+            closes: BTreeMap::new(),
+        }
+    }
+
     /// Whether all was delivered to everybody in time.
     pub(super) fn passes(&self) -> bool {
         self.is_whole() && self.p99_ms < BOUND_MS
@@ -114,6 +150,59 @@ pub(super) struct Storm {
     pub(super) closed: u64,
 }
 
+/// Connections that come and go among very many instruments.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Churn {
+    pub(super) instruments: usize,
+    /// Those that churn.
+    pub(super) connections: usize,
+    /// How many ops they ask for, all together.
+    pub(super) ops_per_second: u32,
+    /// Of a replica that has read every instrument's last value, before anybody connects.
+    pub(super) resident_kib: f64,
+    /// How much more that is for each than a replica of an empty stream has; the tick is part of it.
+    pub(super) bytes_per_topic: f64,
+    /// Until a subscriber to all instruments by one pattern has every last value; absent if one
+    /// never came.
+    pub(super) pattern_ms: Option<f64>,
+    pub(super) pairs: Vec<ChurnPair>,
+}
+
+/// A run without churn, and one with.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ChurnPair {
+    /// The load of those who stay.
+    pub(super) without: Load,
+    pub(super) with: Load,
+    pub(super) answered_per_second: f64,
+    /// From the time at which an op was due.
+    pub(super) ack_p50_ms: f64,
+    pub(super) ack_p99_ms: f64,
+    /// What the server's processor time grew by, in microseconds per op.
+    pub(super) cpu_us_per_op: f64,
+    /// Ops that were refused, or never answered.
+    pub(super) unanswered: u64,
+    /// Subscriptions that were not followed by a last value before they ended again.
+    pub(super) without_value: u64,
+    /// Ticks that nobody asked for.
+    pub(super) strays: u64,
+    /// Connections that the server closed, of those that churn.
+    pub(super) closed: u64,
+}
+
+impl ChurnPair {
+    /// Whether something went wrong. A last value that comes too late is none: whoever has left the
+    /// topic again does not want it.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.unanswered > 0 || self.strays > 0 || self.closed > 0
+    }
+
+    /// Whether every op was carried out, with all that follows from it.
+    pub(super) const fn is_whole(&self) -> bool {
+        !self.is_broken() && self.without_value == 0
+    }
+}
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
@@ -125,6 +214,7 @@ pub(super) struct Report {
     pub(super) ceilings: BTreeMap<String, Ceiling>,
     pub(super) slow: Vec<Slow>,
     pub(super) storm: Option<Storm>,
+    pub(super) churn: Option<Churn>,
     /// Ours to the peer's, in this run; and other quotients that budgets name.
     pub(super) ratios: BTreeMap<String, f64>,
 }

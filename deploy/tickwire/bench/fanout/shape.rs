@@ -51,6 +51,15 @@ impl Shape {
         rate: 450,
     };
 
+    /// One hot topic, and room beside it for those who churn.
+    pub(super) const CHURN: Self = Self {
+        name: "churn",
+        clients: 1_000,
+        topics: 1,
+        held: 1,
+        rate: 50,
+    };
+
     /// The same work for another number of clients.
     pub(super) const fn with_clients(mut self, clients: Option<usize>) -> Self {
         if let Some(clients) = clients {

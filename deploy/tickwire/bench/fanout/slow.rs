@@ -7,9 +7,10 @@ use schemas::ws::{CloseCode, Encoding};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::ground::{Contender, Probe, Tools};
+use super::ground::{Contender, Tools};
 use super::measure::{Span, Stand};
 use super::report::{Load, Slow, kib};
+use super::server::Probe;
 use super::shape::Shape;
 use super::tell;
 

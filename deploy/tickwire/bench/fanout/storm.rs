@@ -10,7 +10,7 @@ use schemas::ws::Encoding;
 use tokio::task::spawn_blocking;
 
 use super::ground::{Contender, Tools};
-use super::measure::{Pace, Stand, nanos};
+use super::measure::{Pace, Stand, nanos, soon};
 use super::publisher::Schedule;
 use super::report::Storm;
 use super::shape::Shape;
@@ -22,7 +22,6 @@ const AWAY: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(4);
 /// Fewer than a server lets into the handshake at once.
 const AT_ONCE: usize = 1_000;
-const LEAD: Duration = Duration::from_millis(300);
 
 /// What the clients saw.
 struct Seen {
@@ -40,7 +39,7 @@ struct Seen {
 pub(super) async fn raise(tools: &Tools, shape: Shape) -> Result<Storm> {
     let turn = (Contender::Tickwire, Encoding::Json);
     let stand = Stand::build(tools, turn, shape).await?;
-    let start = SystemClock.now().offset(nanos(LEAD));
+    let start = soon();
     let pace = Arc::new(Pace::new());
     let schedule = Schedule::new(start, shape.rate, BEFORE + AWAY + AFTER);
     let publishing = stand.publish(schedule, Arc::clone(&pace));
@@ -70,7 +69,7 @@ pub(super) async fn raise(tools: &Tools, shape: Shape) -> Result<Storm> {
         holes: before.holes + after.holes + before.strays + after.strays,
         lost: expected.saturating_sub(received),
         duplicates: before.duplicates + after.duplicates,
-        declared: before.declared + after.declared,
+        declared: before.declared + before.snapshots + after.declared + after.snapshots,
         closed: before.closed() + after.closed(),
     })
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod frames;
+mod nats;
 mod scan;
 mod tally;
 
@@ -36,14 +37,25 @@ const EVENTS: usize = 1_024;
 const BUFFER: usize = 256 * 1024;
 /// Connections from one address: fewer than it has ports.
 const PER_ADDRESS: usize = 20_000;
+/// The id of what a client says first; that of any other op is the time at which it was due.
+const OPENING: u64 = 1;
 /// How long all connections together may take to be opened.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What clients and server speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Ours, which the broadcaster knows enough of.
+    Tickwire(Encoding),
+    /// NATS, in WebSocket messages.
+    Nats,
+}
 
 /// Where clients connect, and what they hold.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
-    pub(super) encoding: Encoding,
+    pub(super) dialect: Dialect,
     /// How many topics there are.
     pub(super) topics: usize,
     /// The numbers of the topics that each client holds.
@@ -68,7 +80,7 @@ impl Swarm {
     ///
     /// The system has no more file descriptors.
     pub(super) fn new(plan: Plan) -> Result<Self> {
-        let ledger = Ledger::new(plan.encoding, plan.topics, &plan.held)?;
+        let ledger = Ledger::new(plan.dialect, plan.topics, &plan.held)?;
         let clients = plan.held.iter().map(|_| Client::default()).collect();
         Ok(Self {
             plan,
@@ -106,7 +118,7 @@ impl Swarm {
                 self.dial(number)?;
                 begun += 1;
             }
-            self.turn(&mut events)?;
+            self.turn(&mut events, TURN)?;
             if let Some(complaint) = self.ledger.tally.complaints.first() {
                 bail!("the server refuses a subscription: {complaint}");
             }
@@ -152,9 +164,27 @@ impl Swarm {
     pub(super) fn watch(&mut self, mut is_over: impl FnMut(&Tally) -> bool) -> Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         while !is_over(&self.ledger.tally) {
-            self.turn(&mut events)?;
+            self.turn(&mut events, TURN)?;
         }
         Ok(())
+    }
+
+    /// Looks after everybody for so long at most, or until something has happened.
+    ///
+    /// # Errors
+    ///
+    /// A server says what is not of the protocol.
+    pub(super) fn watch_for(&mut self, wait: Duration) -> Result<()> {
+        self.turn(&mut Vec::with_capacity(EVENTS), Timespec::try_from(wait)?)
+    }
+
+    /// A client sends ops, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// It is not connected any more.
+    pub(super) fn say(&self, number: usize, ops: &str) -> Result<()> {
+        self.clients.get(number).context("a client")?.ask(ops)
     }
 
     /// Starts a new tally and returns the last one: latencies are of ticks scheduled in the window,
@@ -229,9 +259,9 @@ impl Swarm {
     }
 
     /// Waits for a moment and looks after everybody to whom something happened.
-    fn turn(&mut self, events: &mut Vec<Event>) -> Result<()> {
+    fn turn(&mut self, events: &mut Vec<Event>, wait: Timespec) -> Result<()> {
         events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(events), Some(&TURN)) {
+        match epoll::wait(&self.epoll, spare_capacity(events), Some(&wait)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("sockets cannot be watched"),
         }
@@ -250,7 +280,7 @@ impl Swarm {
             if !flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) {
                 return Ok(());
             }
-            client.ask_upgrade(&self.plan.address, self.plan.encoding)?;
+            client.ask_upgrade(&self.plan.address, self.plan.dialect)?;
             if let Some(stream) = &client.stream {
                 let data = EventData::new_u64(u64::try_from(number)?);
                 epoll::modify(&self.epoll, stream, data, EventFlags::IN)?;

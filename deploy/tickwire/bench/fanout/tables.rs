@@ -1,7 +1,7 @@
 //! The tables that people read.
 
 use super::report::{Load, Report};
-use super::{slow, storm};
+use super::{churn, slow, storm};
 
 /// Every table that has rows.
 pub(super) fn of(report: &Report) -> Vec<String> {
@@ -25,14 +25,25 @@ pub(super) fn of(report: &Report) -> Vec<String> {
             row(&format!("{} slow", pair.stalled), &pair.with),
         ]
     });
+    let churns = report.churn.iter().flat_map(|churn| &churn.pairs);
+    let churns = churns.flat_map(|pair| [row("quiet", &pair.without), row("churn", &pair.with)]);
     let ratios = report
         .ratios
         .iter()
         .map(|(name, ratio)| vec![name.clone(), format!("{ratio:.2}")]);
-    let tables: [(&[&str], Vec<Vec<String>>); 4] = [
-        (&LOADS, loads.chain(ceilings).chain(slow).collect()),
+    let all = loads.chain(ceilings).chain(slow).chain(churns);
+    let tables: [(&[&str], Vec<Vec<String>>); 6] = [
+        (&LOADS, all.collect()),
         (&slow::HEAD, report.slow.iter().map(slow::row).collect()),
         (&storm::HEAD, report.storm.iter().map(storm::row).collect()),
+        (
+            &churn::HEAD,
+            report.churn.iter().flat_map(churn::rows).collect(),
+        ),
+        (
+            &churn::KNOWN_HEAD,
+            report.churn.iter().map(churn::known).collect(),
+        ),
         (&["quotient", ""], ratios.collect()),
     ];
     let filled = tables.iter().filter(|(_, rows)| !rows.is_empty());
@@ -71,9 +82,9 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// The head of a table of loads.
-const LOADS: [&str; 15] = [
+const LOADS: [&str; 16] = [
     "load", "server", "clients", "ticks/s", "k/s", "k/cpu-s", "cpu", "others", "foreign", "p50 ms",
-    "p99 ms", "max ms", "B/tick", "KiB idle", "whole",
+    "p99 ms", "max ms", "B sent", "B/tick", "KiB idle", "whole",
 ];
 
 /// A row of a table of loads.
@@ -97,6 +108,7 @@ fn row(name: &str, load: &Load) -> Vec<String> {
         format!("{:.2}", load.p50_ms),
         format!("{:.2}", load.p99_ms),
         format!("{:.1}", load.max_ms),
+        format!("{:.0}", load.bytes_published),
         format!("{:.0}", load.bytes_per_delivery),
         format!("{:.1}", load.idle_kib),
         whole,

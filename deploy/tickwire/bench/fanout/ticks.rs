@@ -12,6 +12,8 @@ use schemas::time::UnixNanos;
 pub(super) const STREAM: &str = "TICKS";
 /// What every topic begins with. Trades are lossless and never conflated: every delivery counts.
 const TOPIC: &str = "trade.bench.S";
+/// The pattern that all topics match.
+pub(super) const EVERY_TOPIC: &str = "trade.bench.*";
 
 /// The topic of this number.
 pub(super) fn topic(number: usize) -> String {
@@ -73,8 +75,9 @@ mod tests {
     use schemas::codec;
     use schemas::subject;
     use schemas::time::UnixNanos;
+    use schemas::topic::Pattern;
 
-    use super::{Maker, number, topic};
+    use super::{EVERY_TOPIC, Maker, number, topic};
 
     #[test]
     fn a_tick_is_about_150_bytes_of_json_and_a_quarter_less_of_messagepack() {
@@ -93,5 +96,7 @@ mod tests {
         assert_eq!(number("trade.sim.AAA"), None);
         let parsed = topic(417).parse().unwrap();
         assert_eq!(subject::stored(&parsed), super::subject(417));
+        let pattern: Pattern = EVERY_TOPIC.parse().unwrap();
+        assert!(pattern.matches(&topic(0)) && pattern.matches(&topic(100_000)));
     }
 }

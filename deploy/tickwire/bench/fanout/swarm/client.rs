@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::frames::{self, Frame, masked};
 use super::tally::Ledger;
+use super::{Dialect, OPENING, nats};
 use crate::bench::fanout::ticks;
 
 /// Ended without a close frame.
@@ -49,8 +50,8 @@ pub(super) struct Client {
     pub(super) stalled: bool,
     /// Bytes of a frame that is not whole yet.
     partial: Vec<u8>,
-    /// Fragments of a message that is not whole yet.
-    fragments: Vec<u8>,
+    /// What came before of a message that is not whole yet.
+    before: Vec<u8>,
     /// The code of the server's close frame.
     code: Option<u16>,
 }
@@ -82,18 +83,22 @@ impl Client {
     }
 
     /// The connection stands, or failed: asks for WebSocket.
-    pub(super) fn ask_upgrade(&mut self, address: &SocketAddr, encoding: Encoding) -> Result<()> {
+    pub(super) fn ask_upgrade(&mut self, address: &SocketAddr, dialect: Dialect) -> Result<()> {
         let stream = self.stream.as_ref().context("a connection")?;
         if let Some(error) = stream.take_error()? {
             return Err(error).context("a client cannot connect");
         }
         // Any key does: it proves that the server is none by accident, and this one is ours.
+        let protocol = match dialect {
+            Dialect::Tickwire(encoding) => {
+                format!("Sec-WebSocket-Protocol: {}\r\n", encoding.subprotocol())
+            }
+            Dialect::Nats => String::new(),
+        };
         let request = format!(
             "GET /v1/stream HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGlja3dpcmUtYmVuY2gtMQ==\r\n\
-             Sec-WebSocket-Protocol: {}\r\n\r\n",
-            encoding.subprotocol()
+             Sec-WebSocket-Key: dGlja3dpcmUtYmVuY2gtMQ==\r\n{protocol}\r\n"
         );
         self.say(request.as_bytes())?;
         self.phase = Phase::Upgrading;
@@ -106,6 +111,15 @@ impl Client {
         stream
             .write_all(bytes)
             .context("a client cannot write to the server")
+    }
+
+    fn tell(&self, opcode: u8, payload: &[u8]) -> Result<()> {
+        self.say(&masked(opcode, payload))
+    }
+
+    /// Sends ops, as JSON.
+    pub(super) fn ask(&self, ops: &str) -> Result<()> {
+        self.tell(frames::TEXT, ops.as_bytes())
     }
 
     /// Reads once, behind what was left over.
@@ -163,12 +177,14 @@ impl Client {
     }
 
     fn subscribe(&mut self, (number, held): (usize, &[usize]), ledger: &Ledger) -> Result<()> {
-        let ops = json!([subscription(number, held, ledger)]);
-        let frame = match ledger.encoding() {
-            Encoding::Json => masked(frames::TEXT, ops.to_string().as_bytes()),
-            Encoding::MessagePack => masked(frames::BINARY, &rmp_serde::to_vec_named(&ops)?),
-        };
-        self.say(&frame)?;
+        let ops = || json!([subscription(number, held, ledger)]);
+        match ledger.dialect() {
+            Dialect::Nats => self.tell(frames::BINARY, nats::opening(held).as_bytes()),
+            Dialect::Tickwire(Encoding::Json) => self.ask(&ops().to_string()),
+            Dialect::Tickwire(Encoding::MessagePack) => {
+                self.tell(frames::BINARY, &rmp_serde::to_vec_named(&ops())?)
+            }
+        }?;
         self.phase = Phase::Asking;
         Ok(())
     }
@@ -182,23 +198,11 @@ impl Client {
     ) -> Result<()> {
         match frame.opcode {
             frames::TEXT | frames::BINARY | frames::CONTINUATION => {
-                let whole = frame.last && self.fragments.is_empty();
-                let effect = if whole {
-                    ledger.take(number, frame.payload, now)?
-                } else {
-                    self.fragments.extend_from_slice(frame.payload);
-                    if !frame.last {
-                        return Ok(());
-                    }
-                    ledger.take(number, &std::mem::take(&mut self.fragments), now)?
-                };
-                if effect.acknowledged && self.phase == Phase::Asking {
-                    self.phase = Phase::Live;
-                }
+                return self.hear(number, frame, ledger, now);
             }
             frames::PING => {
                 // A server that closes meanwhile does not wait for it, and the next read says so.
-                let _unheard = self.say(&masked(frames::PONG, frame.payload));
+                let _unheard = self.tell(frames::PONG, frame.payload);
             }
             frames::CLOSE => {
                 let code = frame.payload.first_chunk().copied();
@@ -209,13 +213,49 @@ impl Client {
         }
         Ok(())
     }
+
+    /// Takes a part of a message.
+    fn hear(
+        &mut self,
+        number: usize,
+        frame: Frame<'_>,
+        ledger: &mut Ledger,
+        now: UnixNanos,
+    ) -> Result<()> {
+        let alone = frame.last && self.before.is_empty();
+        let mut gathered = Vec::new();
+        if !alone {
+            self.before.extend_from_slice(frame.payload);
+            if !frame.last {
+                return Ok(());
+            }
+            gathered = std::mem::take(&mut self.before);
+        }
+        let whole = if alone { frame.payload } else { &gathered };
+        let effect = ledger.take(number, whole, now)?;
+        let told = whole.len().saturating_sub(effect.left);
+        let left = whole.get(told..).unwrap_or_default();
+        self.before.extend_from_slice(left);
+        if effect.acknowledged && self.phase == Phase::Asking {
+            self.phase = Phase::Live;
+        }
+        if effect.pinged {
+            // As above: whoever is gone shows at the next read.
+            let _unheard = self.tell(frames::BINARY, nats::PONG);
+        }
+        Ok(())
+    }
 }
 
-/// The subscription to every topic held; where a client stands already, it goes on.
+/// The subscription to every topic held; where a client stands already, it goes on. Who holds none
+/// asks what it holds: that is answered too.
 fn subscription(number: usize, held: &[usize], ledger: &Ledger) -> Value {
+    if held.is_empty() {
+        return json!({ "op": "list", "id": OPENING });
+    }
     let topics: Vec<String> = held.iter().map(|topic| ticks::topic(*topic)).collect();
     let mut op = json!({
-        "op": "subscribe", "id": 1, "topics": topics, "conflate": "none", "snapshot": false,
+        "op": "subscribe", "id": OPENING, "topics": topics, "conflate": "none", "snapshot": false,
     });
     let positions: BTreeMap<String, u64> = held
         .iter()

@@ -7,6 +7,7 @@ use schemas::time::UnixNanos;
 use schemas::ws::Encoding;
 use serde::Deserialize;
 
+use super::{Dialect, nats};
 use crate::bench::fanout::ticks;
 
 /// One tick on its way.
@@ -26,10 +27,14 @@ pub(super) enum Item {
     Tick(Delivery),
     /// The epoch of the stream.
     Welcome(Option<String>),
-    /// Topics that were accepted, and where they start if the server says so.
-    Ack(Vec<(usize, Option<u64>)>),
+    /// The op of this id was carried out: topics, and where they start if the server says so.
+    Ack(u64, Vec<(usize, Option<u64>)>),
+    /// A last value.
+    Snapshot,
     /// Something was left out, and the server says so.
     Declared,
+    /// Wants an answer, as a line of its own.
+    Ping,
     /// The server refuses something: what it says.
     Refused(String),
     /// Nothing about ticks.
@@ -45,6 +50,8 @@ pub(super) enum ScanError {
     MessagePack(#[from] rmp_serde::decode::Error),
     #[error("a message is not an array of objects")]
     NotArray,
+    #[error("what a server says is not a line of NATS")]
+    NotLine,
     #[error("a message about {0:?}, which was not asked for")]
     Topic(String),
     #[error("a message without {0}")]
@@ -55,6 +62,8 @@ pub(super) enum ScanError {
 #[derive(Debug, Deserialize)]
 struct Element {
     t: String,
+    #[serde(default)]
+    id: u64,
     c: Option<String>,
     s: Option<u64>,
     p: Option<u64>,
@@ -90,21 +99,22 @@ struct Stream {
     e: String,
 }
 
-/// Hands over every item of a message.
+/// Hands over every item of a message: how many bytes at its end belong to the next one.
 pub(super) fn scan(
-    encoding: Encoding,
+    dialect: Dialect,
     payload: &[u8],
     mut take: impl FnMut(Item),
-) -> Result<(), ScanError> {
-    match encoding {
-        Encoding::Json => scan_json(payload, &mut take),
-        Encoding::MessagePack => {
+) -> Result<usize, ScanError> {
+    match dialect {
+        Dialect::Nats => return nats::scan(payload, &mut take),
+        Dialect::Tickwire(Encoding::Json) => scan_json(payload, &mut take)?,
+        Dialect::Tickwire(Encoding::MessagePack) => {
             for element in rmp_serde::from_slice::<Vec<Element>>(payload)? {
                 take(element.read()?);
             }
-            Ok(())
         }
     }
+    Ok(0)
 }
 
 fn scan_json(payload: &[u8], take: &mut impl FnMut(Item)) -> Result<(), ScanError> {
@@ -135,9 +145,7 @@ fn tick(text: &[u8]) -> Option<(Delivery, &[u8])> {
     let (topic, rest) = number(text.strip_prefix(b"{\"t\":\"d\",\"c\":\"trade.bench.S")?)?;
     let (s, rest) = number(rest.strip_prefix(b"\",\"s\":")?)?;
     let (p, rest) = number(rest.strip_prefix(b",\"p\":")?)?;
-    let rest = rest.strip_prefix(b",\"d\":{\"k\":\"trade\",\"v\":\"bench\",\"y\":\"S")?;
-    let (_, rest) = number(rest)?;
-    let (scheduled, rest) = number(rest.strip_prefix(b"\",\"te\":\"")?)?;
+    let (scheduled, rest) = trade(rest.strip_prefix(b",\"d\":")?)?;
     // Neither keys nor values of a trade hold a brace.
     let rest = rest.get(memchr(b'}', rest)?..)?;
     let rest = rest.strip_prefix(b"}}")?;
@@ -145,13 +153,21 @@ fn tick(text: &[u8]) -> Option<(Delivery, &[u8])> {
         topic: usize::try_from(topic).ok()?,
         s,
         p,
-        scheduled: i64::try_from(scheduled).ok()?,
+        scheduled,
     };
     Some((delivery, rest))
 }
 
+/// When a trade should have been published, and its fields behind that.
+pub(super) fn trade(text: &[u8]) -> Option<(i64, &[u8])> {
+    let rest = text.strip_prefix(b"{\"k\":\"trade\",\"v\":\"bench\",\"y\":\"S")?;
+    let (_, rest) = number(rest)?;
+    let (scheduled, rest) = number(rest.strip_prefix(b"\",\"te\":\"")?)?;
+    Some((i64::try_from(scheduled).ok()?, rest))
+}
+
 /// The number that a text begins with.
-fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
     let mut rest = text;
     while let Some((digit, more)) = rest.split_first()
@@ -170,9 +186,10 @@ impl Element {
             "welcome" => Item::Welcome(self.streams.into_iter().next().map(|stream| stream.e)),
             "ack" => match self.err.into_iter().next() {
                 Some(refused) => Item::Refused(refused.message),
-                None => Item::Ack(accepted(self.ok)?),
+                None => Item::Ack(self.id, accepted(self.ok)?),
             },
-            "skip" | "gap" | "reset" | "end" | "snap" => Item::Declared,
+            "snap" => Item::Snapshot,
+            "skip" | "gap" | "reset" | "end" => Item::Declared,
             "err" | "drain" => Item::Refused(self.message.unwrap_or(self.t)),
             _ => Item::Other,
         })
@@ -195,7 +212,8 @@ fn accepted(topics: Vec<Accepted>) -> Result<Vec<(usize, Option<u64>)>, ScanErro
         let number = ticks::number(&accepted.c).ok_or(ScanError::Topic(accepted.c))?;
         Ok((number, accepted.pos.values().next().copied()))
     };
-    topics.into_iter().map(read).collect()
+    let single = |accepted: &Accepted| accepted.c != ticks::EVERY_TOPIC;
+    topics.into_iter().filter(single).map(read).collect()
 }
 
 #[cfg(test)]
@@ -204,7 +222,7 @@ mod tests {
     use schemas::time::UnixNanos;
     use schemas::ws::{Encoding, push_data};
 
-    use super::{Delivery, Item, ScanError, scan, tick};
+    use super::{Delivery, Dialect, Item, ScanError, scan, tick};
     use crate::bench::fanout::ticks::{self, Maker};
 
     /// A `d` message as fanout writes it, and what is to be read of it.
@@ -230,7 +248,10 @@ mod tests {
 
     fn items(encoding: Encoding, payload: &[u8]) -> Result<Vec<Item>, ScanError> {
         let mut items = Vec::new();
-        scan(encoding, payload, |item| items.push(item))?;
+        let left = scan(Dialect::Tickwire(encoding), payload, |item| {
+            items.push(item);
+        })?;
+        assert_eq!(left, 0);
         Ok(items)
     }
 
@@ -263,17 +284,18 @@ mod tests {
     #[test]
     fn everything_else_is_parsed_wherever_it_stands() {
         let (text, delivery) = message(Encoding::Json, 3, 9);
-        let mut payload = br#"[{"t":"welcome","conn":"1","node":"n","streams":[{"name":"TICKS","e":"18b9-0"}],"limits":{},"hb":15},{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0003","pos":{"TICKS":8}},{"c":"trade.bench.S0004"}]},"#.to_vec();
+        let mut payload = br#"[{"t":"welcome","conn":"1","node":"n","streams":[{"name":"TICKS","e":"18b9-0"}],"limits":{},"hb":15},{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0003","pos":{"TICKS":8}},{"c":"trade.bench.S0004"},{"c":"trade.bench.*"}]},"#.to_vec();
         payload.extend_from_slice(&text);
         payload.extend_from_slice(
-            br#",{"t":"hb","now":"1","cur":{"TICKS":"9.0000abcd"},"feeds":{}},{"t":"gap","c":"trade.bench.S0003","from":1,"to":2,"why":"budget"},{"t":"err","id":2,"code":"rate_limited","message":"too fast"}]"#,
+            br#",{"t":"hb","now":"1","cur":{"TICKS":"9.0000abcd"},"feeds":{}},{"t":"gap","c":"trade.bench.S0003","from":1,"to":2,"why":"budget"},{"t":"snap","c":"trade.bench.S0003","s":9,"d":{"te":"1"}},{"t":"err","id":2,"code":"rate_limited","message":"too fast"}]"#,
         );
         let expected = [
             Item::Welcome(Some("18b9-0".to_owned())),
-            Item::Ack(vec![(3, Some(8)), (4, None)]),
+            Item::Ack(1, vec![(3, Some(8)), (4, None)]),
             Item::Tick(delivery),
             Item::Other,
             Item::Declared,
+            Item::Snapshot,
             Item::Refused("too fast".to_owned()),
         ];
         assert_eq!(items(Encoding::Json, &payload).unwrap(), expected);

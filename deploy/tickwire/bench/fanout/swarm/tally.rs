@@ -6,9 +6,9 @@ use std::ops::Range;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use schemas::time::UnixNanos;
-use schemas::ws::Encoding;
 
 use super::scan::{Delivery, Item, ScanError, scan};
+use super::{Dialect, OPENING};
 
 /// A topic that a client does not hold.
 const NOT_HELD: u64 = u64::MAX;
@@ -40,6 +40,12 @@ pub(in crate::bench::fanout) struct Tally {
     pub(in crate::bench::fanout) duplicates: u64,
     /// Omissions that the server declared.
     pub(in crate::bench::fanout) declared: u64,
+    /// Last values.
+    pub(in crate::bench::fanout) snapshots: u64,
+    /// Ops that were carried out, openings aside.
+    pub(in crate::bench::fanout) answered: u64,
+    /// Microseconds from the time at which an op was due in the window, which is its id.
+    pub(in crate::bench::fanout) answers: Histogram<u64>,
     /// Connections that ended, by close code; 1006 without one.
     pub(in crate::bench::fanout) closes: BTreeMap<u16, u64>,
     /// What servers refused, the first few.
@@ -62,6 +68,9 @@ impl Tally {
             strays: 0,
             duplicates: 0,
             declared: 0,
+            snapshots: 0,
+            answered: 0,
+            answers: Histogram::new_with_bounds(1, LONGEST, 3)?,
             closes: BTreeMap::new(),
             complaints: Vec::new(),
             old,
@@ -80,11 +89,15 @@ impl Tally {
 pub(super) struct Effect {
     /// The subscription was accepted.
     pub(super) acknowledged: bool,
+    /// The server wants to know whether anybody is there.
+    pub(super) pinged: bool,
+    /// So many bytes at the end belong to the next message.
+    pub(super) left: usize,
 }
 
 /// Where every client stands in every topic, and the tally.
 pub(super) struct Ledger {
-    encoding: Encoding,
+    dialect: Dialect,
     topics: usize,
     /// By client, then by topic.
     positions: Vec<u64>,
@@ -94,7 +107,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// Clients that hold these topics, of so many.
-    pub(super) fn new(encoding: Encoding, topics: usize, held: &[Vec<usize>]) -> Result<Self> {
+    pub(super) fn new(dialect: Dialect, topics: usize, held: &[Vec<usize>]) -> Result<Self> {
         let mut positions = vec![NOT_HELD; topics.saturating_mul(held.len())];
         for (row, held) in positions.chunks_mut(topics.max(1)).zip(held) {
             for topic in held {
@@ -104,7 +117,7 @@ impl Ledger {
             }
         }
         Ok(Self {
-            encoding,
+            dialect,
             topics,
             positions,
             epoch: None,
@@ -112,8 +125,8 @@ impl Ledger {
         })
     }
 
-    pub(super) const fn encoding(&self) -> Encoding {
-        self.encoding
+    pub(super) const fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The epoch that positions belong to, once a server has named it.
@@ -152,10 +165,11 @@ impl Ledger {
             .get_mut(start..start.saturating_add(*topics))
             .unwrap_or_default();
         let mut effect = Effect::default();
-        scan(self.encoding, payload, |item| match item {
+        effect.left = scan(self.dialect, payload, |item| match item {
             Item::Tick(delivery) => tally.deliver(row, delivery, now),
-            Item::Ack(accepted) => {
+            Item::Ack(id, accepted) => {
                 effect.acknowledged = true;
+                tally.answer(id, now);
                 for (topic, head) in accepted {
                     if let (Some(position), Some(head)) = (row.get_mut(topic), head)
                         && *position == UNKNOWN
@@ -165,12 +179,14 @@ impl Ledger {
                 }
             }
             Item::Welcome(named) => *epoch = named,
+            Item::Snapshot => tally.snapshots += 1,
             Item::Declared => tally.declared += 1,
             Item::Refused(text) => {
                 if tally.complaints.len() < COMPLAINTS {
                     tally.complaints.push(text);
                 }
             }
+            Item::Ping => effect.pinged = true,
             Item::Other => {}
         })?;
         Ok(effect)
@@ -178,6 +194,17 @@ impl Ledger {
 }
 
 impl Tally {
+    fn answer(&mut self, id: u64, now: UnixNanos) {
+        if id == OPENING {
+            return;
+        }
+        self.answered += 1;
+        let due = i64::try_from(id).unwrap_or(i64::MAX);
+        if self.window.contains(&due) {
+            self.answers.saturating_record(micros(due, now));
+        }
+    }
+
     fn deliver(&mut self, positions: &mut [u64], delivery: Delivery, now: UnixNanos) {
         let Delivery {
             topic,
@@ -204,9 +231,7 @@ impl Tally {
         self.deliveries += 1;
         if self.window.contains(&scheduled) {
             self.in_window += 1;
-            let micros = now.get().saturating_sub(scheduled).max(0) / 1_000;
-            self.latency
-                .saturating_record(u64::try_from(micros).unwrap_or(LONGEST));
+            self.latency.saturating_record(micros(scheduled, now));
         }
         if scheduled < self.old {
             self.caught_up = Some(now.get());
@@ -214,12 +239,17 @@ impl Tally {
     }
 }
 
+fn micros(since: i64, now: UnixNanos) -> u64 {
+    let micros = now.get().saturating_sub(since).max(0) / 1_000;
+    u64::try_from(micros).unwrap_or(LONGEST)
+}
+
 #[cfg(test)]
 mod tests {
     use schemas::time::UnixNanos;
     use schemas::ws::Encoding;
 
-    use super::Ledger;
+    use super::{Dialect, Ledger};
 
     const ACK: &str = r#"[{"t":"ack","id":1,"ok":[{"c":"trade.bench.S0001","pos":{"TICKS":10}}]}]"#;
 
@@ -230,7 +260,7 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        Ledger::new(Encoding::Json, 3, &[vec![0], vec![1, 2]]).unwrap()
+        Ledger::new(Dialect::Tickwire(Encoding::Json), 3, &[vec![0], vec![1, 2]]).unwrap()
     }
 
     fn take(ledger: &mut Ledger, client: usize, text: &str) {
@@ -261,6 +291,22 @@ mod tests {
         take(&mut ledger, 1, &d(2, 40, 39, 0));
         take(&mut ledger, 1, &d(2, 42, 41, 0));
         assert_eq!((ledger.tally.holes, ledger.tally.deliveries), (2, 3));
+    }
+
+    #[test]
+    fn an_op_is_answered_as_late_as_its_id_says() {
+        let mut ledger = ledger();
+        ledger.begin(2_000_000..5_000_000, 0).unwrap();
+        take(&mut ledger, 0, ACK);
+        for due in [1_000_000, 4_000_000, 5_000_000] {
+            take(&mut ledger, 0, &format!("[{{\"t\":\"ack\",\"id\":{due}}}]"));
+        }
+        let refused = "[{\"t\":\"ack\",\"id\":3000000,\"err\":[{\"message\":\"no\"}]}]";
+        take(&mut ledger, 0, refused);
+        let tally = &ledger.tally;
+        assert_eq!((tally.answered, tally.answers.len()), (3, 1));
+        assert_eq!(tally.answers.max() / 10, 500);
+        assert_eq!(tally.complaints, ["no"]);
     }
 
     #[test]
