@@ -250,6 +250,8 @@ impl Track {
         asked: Start,
     ) -> Option<Start> {
         match (phase, asked) {
+            // The client knows no position of it any more.
+            (_, Start::Value) => Some(asked),
             (Phase::Live, Start::Head) if op.snapshot == Some(true) => Some(Start::Head),
             (Phase::Live, Start::Behind(pos)) if pos < floor => Some(asked),
             (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => Some(asked),
