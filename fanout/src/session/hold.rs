@@ -392,11 +392,12 @@ fn declare_trimmed(who: &mut Subscriber, known: &Known, from: &From, wanted: &Wa
     let single: Vec<(&String, StreamSeq)> = match &wanted.selector {
         Selector::Topic(_) => Vec::new(),
         Selector::Pattern(pattern) => {
-            // A pattern among them is declared where it is subscribed.
-            let named = from
-                .s
-                .iter()
-                .filter(|(topic, _)| !topic.contains(['*', '>']) && pattern.matches(topic));
+            // A pattern among them is declared where it is subscribed, a topic where it is carried.
+            let named = from.s.iter().filter(|(topic, _)| {
+                !topic.contains(['*', '>'])
+                    && pattern.matches(topic)
+                    && known.venues.may_have(topic)
+            });
             let behind = named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
             behind.filter(|(_, pos)| *pos < origin).collect()
         }
