@@ -297,6 +297,11 @@ fn what_another_stream_carried_begins_anew() {
     let again = said("trade.x.A", &[("T", "trade.x.B"), ("U", "trade.x.A")]);
     let (reset, value) = (again.find(r#""t":"reset""#), again.find(r#""t":"snap""#));
     assert!(reset.is_some() && reset < value, "{again}");
+    let unknown = said("trade.x.B", &[("T", "trade.x.A"), ("U", "trade.x.B")]);
+    assert!(
+        unknown.contains(r#""t":"reset","c":"trade.x.B""#),
+        "{unknown}"
+    );
     let all = said("trade.>", &[("T", "trade.y.A")]);
     assert!(!all.contains("gap"), "its stream has no such topic: {all}");
 }
