@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use schemas::position::{Epoch, StreamSeq};
+use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::ws::{ClientOp, Conflate, Encoding, From, Subscribe};
 
@@ -304,4 +304,44 @@ fn what_another_stream_carried_begins_anew() {
     );
     let all = said("trade.>", &[("T", "trade.y.A")]);
     assert!(!all.contains("gap"), "its stream has no such topic: {all}");
+}
+
+/// Nobody goes on from a history that he was not told of.
+#[test]
+fn a_history_is_promised_once_its_reset_was_told() {
+    let mut numbers = StreamNo::all(2);
+    let stores = ["T", "U"].map(|name| {
+        let store = Store::new(name, numbers.next().unwrap(), 1_000_000);
+        Arc::new(store)
+    });
+    let (head, now, time) = (StreamSeq::new(1), Instant::now(), UnixNanos::new(1));
+    let begin = |store: &Store, generation: u32, head: StreamSeq| {
+        let epoch = Epoch::new(UnixNanos::new(5), generation);
+        let mut known = store.write();
+        known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
+        (known.head, known.head_time) = (head, time);
+        epoch
+    };
+    let metrics = Metrics::new(&mut Registry::default());
+    let heads = [head, head];
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now);
+    for (number, store) in StreamNo::all(2).zip(&stores) {
+        session.begin(number, Some(begin(store, 0, head)));
+    }
+    let beat = |session: &mut Session| {
+        session.heartbeat();
+        let (mut out, marks) = (Vec::new(), None);
+        let filled = session.fill(&stores, 64_000, now, time, (&mut out, marks));
+        assert!(filled.is_ok());
+    };
+    assert_eq!(session.promise(), None);
+    beat(&mut session);
+    assert!(session.promise().is_some());
+    stores[1].write().forget();
+    let epoch = begin(&stores[1], 1, StreamSeq::ZERO);
+    session.reset(&stores[1].read(), epoch);
+    assert_eq!(session.promise(), None);
+    beat(&mut session);
+    let promised = session.promise().unwrap();
+    assert_eq!(promised[1], (epoch, Cursor::BEGINNING));
 }
