@@ -154,8 +154,7 @@ impl Session {
     /// Where a client that holds nothing but this may go on, by stream; `None` while it lacks a
     /// first look at a topic, which no cursor would bring.
     pub(crate) fn promise(&self) -> Option<Vec<(Epoch, Cursor)>> {
-        let is_promised = self.tracks.iter().any(|track| track.promised.is_some());
-        is_promised.then(|| self.tracks.iter().map(Track::promise).collect())?
+        self.tracks.iter().map(Track::promise).collect()
     }
 
     pub(crate) const fn heartbeat(&mut self) {

@@ -400,7 +400,10 @@ impl Track {
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, Cursor::seq);
         if known.epoch == self.epoch {
-            self.promised = cursor.or(self.promised);
+            // Where there has been nothing yet, all of it is to come.
+            let begins = self.applied == StreamSeq::ZERO;
+            let first = begins.then_some(Cursor::BEGINNING);
+            self.promised = cursor.or(self.promised).or(first);
         }
         cursor
     }

@@ -1,5 +1,6 @@
 //! Which topics of a stream a session holds, and from where each goes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ enum Start {
 pub(super) struct Taking<'a> {
     pub(super) known: &'a Known,
     pub(super) index: &'a mut Index,
+    /// Topics of it that the client knows by their positions in other streams.
+    pub(super) strays: &'a BTreeSet<&'a str>,
     pub(super) now: Instant,
 }
 
@@ -118,6 +121,9 @@ impl Track {
         if let Base::From(from) = base {
             declare_trimmed(who, known, from, wanted);
         }
+        if !matches!(base, Base::Void) {
+            void_strays(who, wanted, cx);
+        }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
                 Some(topic) => self.take_one(who, (op, base), (topic, text), cx),
@@ -144,19 +150,7 @@ impl Track {
     ) {
         let start = match base {
             Base::Void => Start::Value,
-            _ if is_elsewhere(op, topic, cx.known) => {
-                // Another stream carried it then.
-                if let Some(e) = cx.known.epoch {
-                    who.metrics.resets.inc();
-                    who.say(&ServerMessage::Reset {
-                        st: None,
-                        c: Some(topic.text.to_string()),
-                        e,
-                        s: cx.known.origin(),
-                    });
-                }
-                Start::Value
-            }
+            _ if cx.strays.contains(&*topic.text) => Start::Value,
             Base::From(from) => {
                 position_of(from, topic, subscribed).map_or(Start::Head, Start::Behind)
             }
@@ -250,6 +244,8 @@ impl Track {
         asked: Start,
     ) -> Option<Start> {
         match (phase, asked) {
+            // The client knows no position of it any more.
+            (_, Start::Value) => Some(asked),
             (Phase::Live, Start::Head) if op.snapshot == Some(true) => Some(Start::Head),
             (Phase::Live, Start::Behind(pos)) if pos < floor => Some(asked),
             (Phase::CatchUp { pos: owed, .. }, Start::Behind(pos)) if pos < owed => Some(asked),
@@ -390,11 +386,12 @@ fn declare_trimmed(who: &mut Subscriber, known: &Known, from: &From, wanted: &Wa
     let single: Vec<(&String, StreamSeq)> = match &wanted.selector {
         Selector::Topic(_) => Vec::new(),
         Selector::Pattern(pattern) => {
-            // A pattern among them is declared where it is subscribed.
-            let named = from
-                .s
-                .iter()
-                .filter(|(topic, _)| !topic.contains(['*', '>']) && pattern.matches(topic));
+            // A pattern among them is declared where it is subscribed, a topic where it is carried.
+            let named = from.s.iter().filter(|(topic, _)| {
+                !topic.contains(['*', '>'])
+                    && pattern.matches(topic)
+                    && known.venues.may_have(topic)
+            });
             let behind = named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
             behind.filter(|(_, pos)| *pos < origin).collect()
         }
@@ -418,10 +415,23 @@ fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<Strea
     own.or(shared).max(from.c.map(Cursor::seq))
 }
 
-/// Whether the client knows a topic by its position in another stream than the one that carries it.
-fn is_elsewhere(op: &Subscribe, topic: &TopicInfo, known: &Known) -> bool {
-    let has = |from: &From| from.s.contains_key(&*topic.text);
-    !op.from.get(&*known.stream).is_some_and(has) && op.from.values().any(has)
+/// Another stream carried these then, and what is behind their positions there is nothing to this
+/// one: they begin anew, known here or not.
+fn void_strays(who: &mut Subscriber, wanted: &Wanted, cx: &Taking<'_>) {
+    let Some(e) = cx.known.epoch else { return };
+    let named = cx.strays.iter().filter(|topic| match &wanted.selector {
+        Selector::Topic(_) => **topic == wanted.text,
+        Selector::Pattern(pattern) => pattern.matches(topic),
+    });
+    for topic in named {
+        who.metrics.resets.inc();
+        who.say(&ServerMessage::Reset {
+            st: None,
+            c: Some((*topic).to_owned()),
+            e,
+            s: cx.known.origin(),
+        });
+    }
 }
 
 /// Whether a subscription asks for everything that is retained.

@@ -1,7 +1,7 @@
 //! What a client asks for, and the answer. A topic belongs to one stream, a pattern to all that can
 //! have topics of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -79,11 +79,14 @@ impl Session {
             *is_new = who.note(text, selector, op.conflate);
         }
         let names: Vec<&str> = known.iter().map(|known| &*known.stream).collect();
-        for ((track, known), index) in tracks.iter_mut().zip(&known).zip(&mut *cx.indexes) {
+        let all = &known;
+        for ((track, known), index) in tracks.iter_mut().zip(all).zip(&mut *cx.indexes) {
             let base = track.base(who, (op, &names), known);
+            let strays = strays(op, known, all);
             let mut cx = Taking {
                 known,
                 index,
+                strays: &strays,
                 now: cx.now,
             };
             for wanted in wanted.iter().filter(|wanted| wanted.is_of(known)) {
@@ -152,6 +155,24 @@ impl Session {
         }
         self.say(&ServerMessage::Ack { id, ok, err });
     }
+}
+
+/// The topics of a stream that the client knows by their positions in others, which do not have them.
+fn strays<'a>(op: &'a Subscribe, known: &Known, all: &[&Known]) -> BTreeSet<&'a str> {
+    let own = op.from.get(&*known.stream);
+    let others = op.from.iter().map(|(name, from)| {
+        let other = all.iter().find(|other| *other.stream == **name);
+        (other, &from.s)
+    });
+    let named = others.flat_map(|(other, s)| {
+        let is_there = move |text: &str| other.is_some_and(|of| of.venues.may_have(text));
+        s.keys().filter(move |text| !is_there(text))
+    });
+    named
+        .filter(|text| !text.contains(['*', '>']) && known.venues.may_have(text))
+        .filter(|text| !own.is_some_and(|own| own.s.contains_key(*text)))
+        .map(String::as_str)
+        .collect()
 }
 
 const fn accepted(c: String, pos: BTreeMap<String, schemas::position::StreamSeq>) -> Accepted {

@@ -113,10 +113,7 @@ impl Track {
     /// Where a client that holds nothing but this may go on; `None` while it lacks a first look at
     /// a topic, which no cursor would bring.
     pub(super) fn promise(&self) -> Option<(Epoch, Cursor)> {
-        // Where there has been nothing yet, all of it is to come.
-        let begins = self.promised.is_none() && self.applied == StreamSeq::ZERO;
-        let cursor = self.promised.or(begins.then_some(Cursor::BEGINNING));
-        let promise = self.epoch.zip(cursor)?;
+        let promise = self.epoch.zip(self.promised)?;
         let is_first_look = |topic: &TopicId| {
             let phase = self.topics.get(topic).map(|held| held.phase);
             let first = matches!(

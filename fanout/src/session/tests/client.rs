@@ -1,44 +1,33 @@
-//! A client that checks every message against what the stream really holds.
+//! A client that checks every message against what the streams really hold.
+
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::zip;
 
 use schemas::continuity::{Continuity, Verdict};
-use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::tick::Tick;
 use schemas::topic::Pattern;
-use schemas::ws::{ClientOp, Conflate, Encoding, From, GapReason, ServerMessage, Subscribe};
+use schemas::ws::{Accepted, ClientOp, Conflate, Encoding, From, ServerMessage, Subscribe};
 
-use super::truth::Truth;
+use super::truth::{STREAMS, Truth};
+use part::{Held, Part};
 
-/// What the client knows of one topic.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    /// Everything up to here was delivered or declared, or lies before the subscription.
-    pos: StreamSeq,
-    /// The latest value.
-    value: StreamSeq,
-}
+/// By stream, what it really holds: the history that a client was told of last.
+pub(super) type Truths<'a> = [&'a Truth; STREAMS.len()];
 
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) encoding: Encoding,
     pub(super) continuity: Continuity,
-    pub(super) epoch: Option<Epoch>,
-    /// Strings that are acknowledged, with their conflation.
-    pub(super) held: BTreeMap<String, Conflate>,
+    pub(super) held: Held,
     /// Strings that the client wants, acknowledged or not.
     pub(super) wanted: BTreeMap<String, Conflate>,
     asked: BTreeMap<u64, Subscribe>,
     leaving: BTreeSet<u64>,
     /// Strings that were held, now or before the connection was lost.
     acknowledged: BTreeSet<String>,
-    places: BTreeMap<String, Place>,
-    /// Where each string began, as far as is known since.
-    starts: BTreeMap<String, StreamSeq>,
-    /// Topics to be subscribed again, because the rule found a hole. There must be none.
-    pub(super) cursor: StreamSeq,
-    /// The client itself has asked to go back.
-    went_back: bool,
+    pub(super) parts: [Part; STREAMS.len()],
     next_id: u64,
 }
 
@@ -55,16 +44,12 @@ impl Client {
         Self {
             encoding,
             continuity: Continuity::new(),
-            epoch: None,
             held: BTreeMap::new(),
             wanted: BTreeMap::new(),
             asked: BTreeMap::new(),
             leaving: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
-            places: BTreeMap::new(),
-            starts: BTreeMap::new(),
-            cursor: StreamSeq::ZERO,
-            went_back: false,
+            parts: Default::default(),
             next_id: 0,
         }
     }
@@ -78,15 +63,18 @@ impl Client {
         self.acknowledged.retain(|text| wanted.contains_key(text));
         self.held.clear();
         let kept = &self.acknowledged;
-        self.places
-            .retain(|topic, _| kept.iter().any(|text| covers(text, topic)));
-        self.cursor = StreamSeq::ZERO;
+        for part in &mut self.parts {
+            part.disconnected(kept);
+        }
     }
 
-    /// Whoever holds nothing goes along with another history without a reset.
-    pub(super) fn forget(&mut self) {
-        self.places.clear();
-        self.starts.clear();
+    /// Of streams where it goes on nowhere, it holds nothing.
+    pub(super) fn forget_others(&mut self, from: &BTreeMap<String, From>) {
+        for (name, part) in zip(STREAMS, &mut self.parts) {
+            if !from.contains_key(name) {
+                part.forget();
+            }
+        }
     }
 
     /// An op that subscribes; empty `from` starts at the head.
@@ -108,7 +96,9 @@ impl Client {
             conflate,
             from: from.clone(),
         };
-        self.went_back |= !from.is_empty();
+        for part in &mut self.parts {
+            part.went_back |= !from.is_empty();
+        }
         self.continuity.subscribing(self.next_id, from);
         self.asked.insert(self.next_id, op.clone());
         ClientOp::Subscribe(op)
@@ -127,88 +117,66 @@ impl Client {
         }
     }
 
-    fn is_held(&self, topic: &str) -> bool {
-        self.held.keys().any(|held| covers(held, topic))
+    /// Whether everything it asked for was acknowledged.
+    pub(super) fn is_answered(&self) -> bool {
+        self.asked.is_empty() && self.leaving.is_empty()
     }
 
     /// Takes what the session wrote.
-    pub(super) fn take(&mut self, message: &ServerMessage<Tick>, truth: &Truth) {
+    pub(super) fn take(&mut self, message: &ServerMessage<Tick>, truths: Truths<'_>) {
         let verdict = self.continuity.take(message);
         assert_ne!(verdict, Verdict::Hole, "{message:?}");
         match message {
             ServerMessage::Welcome { streams, .. } => {
-                self.epoch = streams.first().map(|stream| stream.e);
+                for (part, stream) in zip(&mut self.parts, streams) {
+                    part.epoch = Some(stream.e);
+                }
             }
             ServerMessage::Ack { id, ok, err } => {
                 assert!(err.is_empty(), "{err:?}");
-                let id = id.unwrap();
-                if self.leaving.remove(&id) {
-                    for left in ok {
-                        self.held.remove(&left.c);
-                        self.acknowledged.remove(&left.c);
-                    }
-                    self.left(truth);
-                } else {
-                    let op = self.asked.remove(&id).unwrap();
-                    for accepted in ok {
-                        self.acknowledged(&accepted.c, accepted.pos["T"], &op, truth);
-                    }
-                }
+                self.acknowledged(id.unwrap(), ok, truths);
             }
-            ServerMessage::Snap { c, s, .. } => self.snapshot(c, *s, verdict, truth),
-            ServerMessage::D { c, s, p, .. } => self.tick(c, (*p, *s), verdict, truth),
-            ServerMessage::Skip { i, .. } => {
+            ServerMessage::Snap { c, s, x, .. } => {
+                let (part, truth) = self.part((c, *x), truths);
+                part.snapshot(c, *s, verdict, truth);
+            }
+            ServerMessage::D { c, s, p, x, .. } => {
+                let (part, truth) = self.part((c, *x), truths);
+                part.tick(c, (*p, *s), verdict, truth);
+            }
+            ServerMessage::Skip { i, x } => {
                 for skipped in i {
                     assert!(Truth::is_state(&skipped.0), "{skipped:?} is lossless");
-                    self.declare(&skipped.0, skipped.1);
+                    let (part, _) = self.part((&skipped.0, *x), truths);
+                    part.declare(&skipped.0, skipped.1);
                 }
             }
             ServerMessage::Gap {
-                c, from, to, why, ..
+                c,
+                from,
+                to,
+                why,
+                x,
+                ..
             } => {
-                if *why == GapReason::Retention {
-                    for topic in truth.every_topic().filter(|topic| covers(c, topic)) {
-                        let is_lost = truth.is_lost(topic, (*from, *to));
-                        assert!(is_lost, "{message:?}: {topic} could be had");
-                    }
-                }
-                if let Some(start) = self.starts.get_mut(c) {
-                    *start = (*start).max(*to);
-                }
-                for topic in truth.every_topic().filter(|topic| covers(c, topic)) {
-                    let pos = self.place(topic).pos;
-                    let lost = truth.between(topic, pos, *from);
-                    assert!(
-                        lost == 0 || *to <= pos,
-                        "{message:?} behind {pos}: {topic} is {}",
-                        truth.describe(topic)
-                    );
-                    self.declare(topic, *to);
-                }
+                let at = usize::try_from(*x).unwrap();
+                assert!(truths[at].may_have(c) && self.is_held(c), "{message:?}");
+                self.parts[at].gap(c, (*from, *to), *why, truths[at]);
             }
             ServerMessage::Reset { st, c, e, s } => {
-                if st.is_some() {
-                    self.epoch = Some(*e);
-                    for place in self.places.values_mut() {
-                        *place = Place {
-                            pos: *s,
-                            value: StreamSeq::ZERO,
-                        };
-                    }
-                    for start in self.starts.values_mut() {
-                        *start = *s;
-                    }
-                    self.cursor = StreamSeq::ZERO;
-                    self.went_back = true;
+                if let Some(name) = st {
+                    self.parts[place_of(name)].void(*e, *s);
                 }
                 if let Some(c) = c {
-                    let place = self.place(c);
-                    (place.pos, place.value) = (*s, StreamSeq::ZERO);
+                    assert!(self.is_held(c), "{message:?}");
+                    let at = truths.iter().position(|truth| truth.may_have(c));
+                    self.parts[at.unwrap()].restart(c, *s);
                 }
             }
             ServerMessage::Hb { cur, .. } => {
-                if let Some(cursor) = cur.get("T") {
-                    self.advance(cursor.seq(), truth);
+                for (name, cursor) in cur {
+                    let at = place_of(name);
+                    self.parts[at].advance(cursor.seq(), &self.held, truths[at]);
                 }
             }
             ServerMessage::End { .. }
@@ -218,151 +186,64 @@ impl Client {
         }
     }
 
-    /// What remains held of a topic that sent nothing yet began where its earliest string did.
-    fn left(&mut self, truth: &Truth) {
-        // The server may still send what only the string that left had asked for.
-        self.went_back = true;
-        let held = &self.held;
-        self.places
-            .retain(|topic, _| held.keys().any(|held| covers(held, topic)));
-        for topic in truth.every_topic() {
-            if !self.is_held(topic) {
-                continue;
-            }
-            let covering = self.held.keys().filter(|held| covers(held, topic));
-            let start = covering.filter_map(|held| self.starts.get(held)).min();
-            let start = start.copied().unwrap_or_default();
-            if self.continuity.position(topic).is_none() {
-                self.declare(topic, start);
-            }
-        }
-    }
-
-    fn place(&mut self, topic: &str) -> &mut Place {
+    /// What is known of the stream that something is told of, and what it really holds.
+    fn part<'a>(&mut self, (topic, x): (&str, u32), truths: Truths<'a>) -> (&mut Part, &'a Truth) {
         assert!(self.is_held(topic), "{topic} is not held");
-        self.places.entry(topic.to_owned()).or_default()
+        let at = usize::try_from(x).unwrap();
+        let (part, truth) = (&mut self.parts[at], truths[at]);
+        assert!(truth.may_have(topic), "{topic} is not of {}", truth.name());
+        assert!(part.may_go_on(topic), "{topic} goes on without a reset");
+        (part, truth)
     }
 
-    fn acknowledged(&mut self, text: &str, head: StreamSeq, op: &Subscribe, truth: &Truth) {
-        let from = op.from.get("T").filter(|from| truth.knows(from));
-        for topic in truth.every_topic() {
-            if covers(text, topic) && !self.is_held(topic) {
-                let asked = from.and_then(|from| {
-                    let (own, shared) = (from.s.get(topic), from.s.get(text));
-                    let place = own.or(shared).copied();
-                    place.max(from.c.map(Cursor::seq))
-                });
-                let asked = asked.filter(|pos| *pos > StreamSeq::ZERO);
-                let place = self.places.entry(topic.to_owned()).or_default();
-                place.pos = place.pos.max(asked.unwrap_or(head));
+    fn is_held(&self, text: &str) -> bool {
+        self.held.contains_key(text) || self.held.keys().any(|held| covers(held, text))
+    }
+
+    fn acknowledged(&mut self, id: u64, ok: &[Accepted], truths: Truths<'_>) {
+        let Self { held, parts, .. } = self;
+        if self.leaving.remove(&id) {
+            for left in ok {
+                held.remove(&left.c);
+                self.acknowledged.remove(&left.c);
             }
-        }
-        let asked = from.and_then(|from| {
-            let own = from.s.get(text).copied();
-            own.max(from.c.map(Cursor::seq))
-        });
-        let start = asked.filter(|pos| *pos > StreamSeq::ZERO).unwrap_or(head);
-        self.acknowledged.insert(text.to_owned());
-        if self.held.insert(text.to_owned(), op.conflate).is_none() {
-            self.starts.insert(text.to_owned(), start);
-        }
-    }
-
-    fn snapshot(&mut self, topic: &str, s: StreamSeq, verdict: Verdict, truth: &Truth) {
-        let place = self.place(topic);
-        if verdict == Verdict::Deliver {
-            assert!(s >= place.value, "{topic} {s} is older than what was seen");
-            place.value = s;
-            place.pos = place.pos.max(s);
-        } else {
-            assert!(s <= place.value, "{topic} {s} would be news");
-        }
-        assert!(truth.has(topic, s), "{topic} {s} was never published");
-    }
-
-    fn tick(
-        &mut self,
-        topic: &str,
-        (p, s): (StreamSeq, StreamSeq),
-        verdict: Verdict,
-        truth: &Truth,
-    ) {
-        assert!(truth.has(topic, s), "{topic} {s} was never published");
-        assert!(p < s);
-        assert_eq!(
-            truth.between(topic, p, s),
-            0,
-            "{topic}: p {p} s {s} is a lie: {}",
-            truth.describe(topic)
-        );
-        let again = self.went_back;
-        let place = self.place(topic);
-        if s <= place.pos {
-            assert!(again, "{topic} {s} came twice");
-            if verdict == Verdict::Deliver {
-                place.value = place.value.max(s);
+            for (part, truth) in zip(parts, truths) {
+                part.left(held, truth, |topic| {
+                    self.continuity.position(topic).is_some()
+                });
             }
             return;
         }
-        let lost = truth.between(topic, place.pos, s);
-        assert_eq!(lost, 0, "{topic} lost {lost} between {} and {s}", place.pos);
-        assert_eq!(
-            verdict,
-            Verdict::Deliver,
-            "{topic} {s} behind {}",
-            place.pos
-        );
-        *place = Place { pos: s, value: s };
-    }
-
-    fn declare(&mut self, topic: &str, to: StreamSeq) {
-        let place = self.place(topic);
-        place.pos = place.pos.max(to);
-    }
-
-    /// A cursor promises: all that it covers was delivered or declared.
-    fn advance(&mut self, cursor: StreamSeq, truth: &Truth) {
-        assert!(cursor >= self.cursor, "the cursor went back to {cursor}");
-        self.cursor = cursor;
-        for start in self.starts.values_mut() {
-            *start = (*start).max(cursor);
+        let op = self.asked.remove(&id).unwrap();
+        for (part, truth) in zip(&mut *parts, truths) {
+            part.expect_reset(&op, truth);
         }
-        for topic in truth.every_topic() {
-            if self.is_held(topic) {
-                let pos = self.place(topic).pos;
-                let missing = truth.between(topic, pos, cursor.next());
-                assert_eq!(
-                    missing,
-                    0,
-                    "{topic}: {pos} is behind the cursor {cursor}: {}",
-                    truth.describe(topic)
-                );
-                self.declare(topic, cursor);
+        for accepted in ok {
+            let text = &accepted.c;
+            for (part, truth) in zip(&mut *parts, truths) {
+                let head = accepted.pos.get(truth.name()).copied();
+                assert_eq!(head.is_some(), truth.may_have(text), "{accepted:?}");
+                if let Some(head) = head {
+                    part.begin((text, head), held, &op, truth);
+                }
             }
+            self.acknowledged.insert(text.clone());
+            held.insert(text.clone(), op.conflate);
         }
     }
 
     /// What is still owed; `None` if every held topic is at its end.
-    pub(super) fn owed(&mut self, truth: &Truth) -> Option<String> {
-        if self.epoch != Some(truth.epoch) {
-            return Some(format!(
-                "{} is the history, not {:?}",
-                truth.epoch, self.epoch
-            ));
-        }
+    pub(super) fn owed(&self, truths: Truths<'_>) -> Option<String> {
         if !self.continuity.is_good() || !self.held.keys().eq(self.wanted.keys()) {
             return Some(format!(
                 "{:?} is wanted, {:?} is held",
                 self.wanted, self.held
             ));
         }
-        truth.every_topic().find_map(|topic| {
-            let (end, held) = (truth.last(topic), self.is_held(topic));
-            let pos = self
-                .places
-                .get(topic)
-                .map_or(StreamSeq::ZERO, |place| place.pos);
-            (held && pos < end).then(|| format!("{topic} ends at {end}, the client is at {pos}"))
-        })
+        zip(&self.parts, truths).find_map(|(part, truth)| part.owed(&self.held, truth))
     }
+}
+
+fn place_of(name: &str) -> usize {
+    STREAMS.iter().position(|of| *of == name).unwrap()
 }

@@ -8,71 +8,92 @@ use rand::rngs::StdRng;
 use schemas::position::StreamSeq;
 
 use super::reading::Reading;
-use super::truth::Truth;
+use super::truth::{STREAMS, Truth, VENUES};
 use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::intake::{Intake, News};
 use crate::session::Session;
-use crate::store::{Live, Store, StreamNo};
-
-const STREAM: StreamNo = StreamNo::FIRST;
+use crate::store::{Live, Store, StreamNo, TopicInfo, Venues};
 
 #[derive(Default)]
 pub(super) struct Shard {
-    pub(super) indexes: [Index; 1],
+    /// By stream.
+    pub(super) indexes: [Index; STREAMS.len()],
     /// What it was told, and has not done yet.
     pending: VecDeque<News>,
-    pub(super) applied: StreamSeq,
+    /// By stream.
+    pub(super) applied: [StreamSeq; STREAMS.len()],
     /// And the clients that they are of.
     pub(super) sessions: BTreeMap<ConnId, (Session, usize)>,
 }
 
-pub(super) struct Replica {
-    pub(super) stores: [Arc<Store>; 1],
+/// How a replica reads a stream.
+struct Feed {
     intake: Intake,
     reading: Reading,
+}
+
+pub(super) struct Replica {
+    /// By stream.
+    pub(super) stores: [Arc<Store>; STREAMS.len()],
+    feeds: [Feed; STREAMS.len()],
     pub(super) shards: Vec<Shard>,
+}
+
+/// Every stream's number.
+pub(super) fn numbers() -> impl Iterator<Item = StreamNo> {
+    StreamNo::all(STREAMS.len())
 }
 
 impl Replica {
     pub(super) fn new(ring: usize, whole: bool, shards: usize) -> Self {
-        let store = Arc::new(Store::new("T", STREAM, ring));
-        Self {
-            intake: Intake::new(Arc::clone(&store)),
-            stores: [store],
+        let mut numbers = numbers();
+        let stores = STREAMS.map(|name| {
+            let number = numbers.next().unwrap();
+            let store = Store::new(name, number, ring);
+            let subject = format!("tick.*.{}.>", VENUES[number.index()]);
+            store.write().venues = Venues::of([subject.as_str()]);
+            Arc::new(store)
+        });
+        let feeds = stores.each_ref().map(|store| Feed {
+            intake: Intake::new(Arc::clone(store)),
             reading: Reading::new(whole),
+        });
+        Self {
+            stores,
+            feeds,
             shards: (0..shards).map(|_| Shard::default()).collect(),
         }
     }
 
-    pub(super) const fn is_joined(&self) -> bool {
-        self.intake.is_joined()
+    /// Whether it has all there was of every stream.
+    pub(super) fn is_joined(&self) -> bool {
+        self.feeds.iter().all(|feed| feed.intake.is_joined())
     }
 
-    pub(super) fn store(&self) -> &Store {
-        &self.stores[0]
+    /// Whether it has all that there is of a stream.
+    pub(super) fn is_up_to(&self, stream: usize, truth: &Truth) -> bool {
+        let known = self.stores[stream].read();
+        self.feeds[stream].intake.is_joined()
+            && (known.epoch, known.head) == (Some(truth.epoch), truth.head())
     }
 
     pub(super) fn read(
         &mut self,
-        truth: &mut Truth,
+        (stream, truth): (usize, &mut Truth),
         (count, trouble): (usize, bool),
         now: Instant,
         rng: &mut StdRng,
     ) {
         let now = now.into();
-        self.reading.read(truth, (count, trouble), now, rng);
-        while let Some(event) = self.reading.next_event() {
-            let taken = self.intake.take(event, now);
-            for news in taken.news {
-                self.tell(&news);
+        let Feed { intake, reading } = &mut self.feeds[stream];
+        reading.read(truth, (count, trouble), now, rng);
+        while let Some(event) = reading.next_event() {
+            for news in intake.take(event, now).news {
+                for shard in &mut self.shards {
+                    shard.pending.push_back(news.clone());
+                }
             }
-        }
-    }
-
-    fn tell(&mut self, news: &News) {
-        for shard in &mut self.shards {
-            shard.pending.push_back(news.clone());
         }
     }
 
@@ -83,18 +104,27 @@ impl Replica {
         for _ in 0..count {
             match shard.pending.pop_front() {
                 None => break,
-                Some(News::Batch { messages, head, .. }) => {
+                Some(News::Batch {
+                    stream,
+                    messages,
+                    head,
+                    ..
+                }) => {
                     shard.hand_out(&messages, &mut slow, now);
-                    shard.reach(head);
+                    shard.reach(stream, head);
                 }
                 Some(News::Heartbeat) => {
                     for (session, _) in shard.sessions.values_mut() {
                         session.heartbeat();
                     }
                 }
-                Some(News::Joined { head, rewound, .. }) => {
-                    let known = self.stores[0].read();
-                    for topic in known.topics().skip(shard.indexes[0].seen()) {
+                Some(News::Joined {
+                    stream,
+                    head,
+                    rewound,
+                }) => {
+                    let known = self.stores[stream.index()].read();
+                    for topic in known.topics().skip(shard.indexes[stream.index()].seen()) {
                         shard.take_birth(topic, head);
                     }
                     if let Some(epoch) = rewound {
@@ -102,11 +132,12 @@ impl Replica {
                             session.reset(&known, epoch);
                         }
                     }
-                    shard.reach(head);
+                    shard.reach(stream, head);
                 }
-                Some(News::Trimmed { from, to, .. }) => {
-                    let known = self.stores[0].read();
-                    shard.applied = shard.applied.max(to);
+                Some(News::Trimmed { stream, from, to }) => {
+                    let known = self.stores[stream.index()].read();
+                    let applied = &mut shard.applied[stream.index()];
+                    *applied = to.max(*applied);
                     for (id, (session, _)) in &mut shard.sessions {
                         let told = session.trimmed(&known, (from, to), now);
                         if told.is_err() && !slow.contains(id) {
@@ -125,18 +156,19 @@ impl Shard {
         self.pending.is_empty()
     }
 
-    fn reach(&mut self, head: StreamSeq) {
-        self.applied = head;
+    fn reach(&mut self, stream: StreamNo, head: StreamSeq) {
+        self.applied[stream.index()] = head;
         for (session, _) in self.sessions.values_mut() {
-            session.applied(STREAM, head);
+            session.applied(stream, head);
         }
     }
 
-    fn take_birth(&mut self, topic: &Arc<crate::store::TopicInfo>, first: StreamSeq) {
-        if self.indexes[0].is_born(topic.id.index()) {
-            for id in self.indexes[0].claim(topic) {
+    fn take_birth(&mut self, topic: &Arc<TopicInfo>, first: StreamSeq) {
+        let index = &mut self.indexes[topic.id.stream().index()];
+        if index.is_born(topic.id.index()) {
+            for id in index.claim(topic) {
                 if let Some((session, _)) = self.sessions.get_mut(&id) {
-                    session.born(topic, first, &mut self.indexes[0]);
+                    session.born(topic, first, index);
                 }
             }
         }
@@ -146,7 +178,8 @@ impl Shard {
         for live in messages {
             self.take_birth(&live.topic, live.seq);
             let mut reached = BTreeSet::new();
-            for id in self.indexes[0].subscribers(live.topic.id) {
+            let index = &self.indexes[live.topic.id.stream().index()];
+            for id in index.subscribers(live.topic.id) {
                 assert!(reached.insert(*id), "a message goes to a connection once");
                 let Some((session, _)) = self.sessions.get_mut(id) else {
                     continue;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use schemas::position::{Epoch, StreamSeq};
+use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::ws::{ClientOp, Conflate, Encoding, From, Subscribe};
 
@@ -13,7 +13,7 @@ use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::session::{Reply, Session};
-use crate::store::{Store, StreamNo};
+use crate::store::{Store, StreamNo, Venues};
 
 /// Many conflated values become due together: the client reads at once, so it stays.
 #[test]
@@ -262,4 +262,93 @@ fn what_expired_unread_is_told_though_nobody_waits_any_more() {
         assert!(said.contains(&gap), "{said}");
         assert!(!session.has_work(now), "{said}");
     }
+}
+
+/// A client that knows a topic by its position in another stream, where that stream had the topic
+/// before.
+#[test]
+fn what_another_stream_carried_begins_anew() {
+    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+    let store = &stores[0];
+    let (epoch, origin) = (Epoch::new(UnixNanos::new(5), 0), StreamSeq::new(4));
+    let (head, now, time) = (origin.next(), Instant::now(), UnixNanos::new(1));
+    store.write().venues = Venues::of(["tick.*.x.>"]);
+    store.write().begin(epoch, head, StreamSeq::ZERO);
+    let payload = b"\x81\xa1k\xa5trade";
+    store.write().apply("tick.trade.x.A", head, time, payload);
+    let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
+    let mut said = |topic: &str, from: &[(&str, &str)]| {
+        let from = from.iter().map(|(stream, topic)| {
+            let s = BTreeMap::from([((*topic).to_owned(), StreamSeq::new(2))]);
+            let (e, c) = (epoch, None);
+            ((*stream).to_owned(), From { e, c, s })
+        });
+        let op = Subscribe {
+            topics: vec![topic.to_owned()],
+            from: from.collect(),
+            ..Subscribe::default()
+        };
+        let mut cx = Reply {
+            stores: &stores,
+            indexes: &mut indexes,
+            now,
+        };
+        session.carry_out(ClientOp::Subscribe(op), &mut cx);
+        let mut out = Vec::new();
+        let all = (&mut out, None);
+        session.fill(&stores, 64_000, now, time, all).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    said("trade.x.A", &[]);
+    let again = said("trade.x.A", &[("T", "trade.x.B"), ("U", "trade.x.A")]);
+    let (reset, value) = (again.find(r#""t":"reset""#), again.find(r#""t":"snap""#));
+    assert!(reset.is_some() && reset < value, "{again}");
+    let unknown = said("trade.x.B", &[("T", "trade.x.A"), ("U", "trade.x.B")]);
+    assert!(
+        unknown.contains(r#""t":"reset","c":"trade.x.B""#),
+        "{unknown}"
+    );
+    let all = said("trade.>", &[("T", "trade.y.A")]);
+    assert!(!all.contains("gap"), "its stream has no such topic: {all}");
+}
+
+/// Nobody goes on from a history that he was not told of.
+#[test]
+fn a_history_is_promised_once_its_reset_was_told() {
+    let mut numbers = StreamNo::all(2);
+    let stores = ["T", "U"].map(|name| {
+        let store = Store::new(name, numbers.next().unwrap(), 1_000_000);
+        Arc::new(store)
+    });
+    let (head, now, time) = (StreamSeq::new(1), Instant::now(), UnixNanos::new(1));
+    let begin = |store: &Store, generation: u32, head: StreamSeq| {
+        let epoch = Epoch::new(UnixNanos::new(5), generation);
+        let mut known = store.write();
+        known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
+        (known.head, known.head_time) = (head, time);
+        epoch
+    };
+    let metrics = Metrics::new(&mut Registry::default());
+    let heads = [head, head];
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now);
+    for (number, store) in StreamNo::all(2).zip(&stores) {
+        session.begin(number, Some(begin(store, 0, head)));
+    }
+    let beat = |session: &mut Session| {
+        session.heartbeat();
+        let (mut out, marks) = (Vec::new(), None);
+        let filled = session.fill(&stores, 64_000, now, time, (&mut out, marks));
+        assert!(filled.is_ok());
+    };
+    assert_eq!(session.promise(), None);
+    beat(&mut session);
+    assert!(session.promise().is_some());
+    stores[1].write().forget();
+    let epoch = begin(&stores[1], 1, StreamSeq::ZERO);
+    session.reset(&stores[1].read(), epoch);
+    assert_eq!(session.promise(), None);
+    beat(&mut session);
+    let promised = session.promise().unwrap();
+    assert_eq!(promised[1], (epoch, Cursor::BEGINNING));
 }

@@ -15,9 +15,13 @@ use schemas::tick::{Head, Quote, Side, Tick, Trade};
 use schemas::time::UnixNanos;
 use schemas::ws::From;
 
+use super::client::covers;
 use crate::repair::Page;
 use crate::store::TopicInfo;
 
+/// The streams, and whose venue is in each.
+pub(super) const STREAMS: [&str; 2] = ["T", "U"];
+pub(super) const VENUES: [&str; STREAMS.len()] = ["x", "y"];
 const SYMBOLS: [&str; 4] = ["A", "B.C", "D", "E"];
 
 #[derive(Clone)]
@@ -30,6 +34,8 @@ pub(super) struct Message {
 
 /// What the stream really holds, and held.
 pub(super) struct Truth {
+    /// Its place among the streams.
+    stream: usize,
     pub(super) epoch: Epoch,
     /// Told apart by the times of its messages.
     number: i64,
@@ -44,11 +50,14 @@ pub(super) struct Truth {
 }
 
 impl Truth {
-    pub(super) fn new(created: i64) -> Self {
+    pub(super) fn new(stream: usize, created: i64) -> Self {
+        let venue = VENUES[stream];
         let topics = SYMBOLS.iter().flat_map(|symbol| {
-            ["trade", "quote"].map(|kind| format!("{kind}.x.{}", symbol.replace('.', "%2E")))
+            let symbol = symbol.replace('.', "%2E");
+            ["trade", "quote"].map(|kind| format!("{kind}.{venue}.{symbol}"))
         });
         Self {
+            stream,
             epoch: Epoch::new(UnixNanos::new(created), 0),
             number: created,
             messages: Vec::new(),
@@ -59,8 +68,18 @@ impl Truth {
         }
     }
 
+    /// Of the stream.
+    pub(super) fn name(&self) -> &'static str {
+        STREAMS[self.stream]
+    }
+
     pub(super) fn every_topic(&self) -> impl Iterator<Item = &str> {
         self.by_topic.keys().map(String::as_str)
+    }
+
+    /// Whether a topic is of this stream, or some topic of a pattern.
+    pub(super) fn may_have(&self, text: &str) -> bool {
+        self.every_topic().any(|topic| covers(text, topic))
     }
 
     pub(super) fn is_state(topic: &str) -> bool {
@@ -180,7 +199,7 @@ impl Truth {
 
     /// What follows this history: a new stream, or the same one without its tail.
     pub(super) fn rewound(&self, rng: &mut StdRng) -> Self {
-        let mut next = Self::new(self.number + 1);
+        let mut next = Self::new(self.stream, self.number + 1);
         if rng.random_bool(0.5) {
             let end = rng.random_range(0..=self.head().get());
             let generation = self.epoch.generation() + 1;
@@ -212,13 +231,14 @@ impl Truth {
             // What a new publisher fences its predecessor off with.
             self.messages.push(Message {
                 seq,
-                subject: subject::fence("T"),
+                subject: subject::fence(self.name()),
                 payload: Vec::new(),
                 time,
             });
             return;
         }
-        let head = Head::new(Venue::new("x").unwrap(), Symbol::new(symbol).unwrap(), time);
+        let venue = Venue::new(VENUES[self.stream]).unwrap();
+        let head = Head::new(venue, Symbol::new(symbol).unwrap(), time);
         let tick: Tick = if rng.random_bool(0.4) {
             Trade {
                 head,
