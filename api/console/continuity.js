@@ -110,6 +110,8 @@ export class Continuity {
         const asked = this.#asked.get(message.id) ?? {};
         this.#asked.delete(message.id);
         for (const accepted of message.ok) this.#acknowledged(accepted.c, accepted.pos ?? {}, asked);
+        // What is refused is not held: nobody waits for it, and no promise is held back.
+        this.#left((message.err ?? []).map((refused) => refused.c));
         return 'other';
       }
       case 'snap':

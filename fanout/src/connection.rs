@@ -112,7 +112,7 @@ pub(crate) async fn run(
     let metrics = shard.shared.metrics.clone();
     metrics.connections.inc();
     welcome(&shard, &connection);
-    if let Some(first) = first {
+    if let Some(first) = first.filter(|_| connection.is_open()) {
         begin(&shard, &connection, first);
     }
     // Named futures would be kept twice.
@@ -139,11 +139,15 @@ fn welcome(shard: &Shard, connection: &Connection) {
         let known = store.read();
         session.begin(known.number, known.epoch);
         let name = known.stream.to_string();
-        streams.extend(known.epoch.map(|e| StreamInfo { name, e }));
+        let joined = shard
+            .joined(known.number)
+            .filter(|e| known.epoch == Some(*e));
+        streams.extend(joined.map(|e| StreamInfo { name, e }));
     }
     if streams.len() < shard.shared.stores.len() {
-        // One of them was rewound since the handshake: messages name streams by their place.
-        connection.end(CloseCode::Overloaded);
+        // One of them was rewound since the handshake: messages name streams by their place, and
+        // positions before it is joined anew would be of the history before.
+        return connection.end(CloseCode::Overloaded);
     }
     session.say(&ServerMessage::Welcome {
         conn: format!("{:x}", connection.id.0),

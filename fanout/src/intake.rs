@@ -119,8 +119,8 @@ impl Intake {
                 self.store.write().stale = matches!(event, Event::Stale);
                 News::Heartbeat.into()
             }
-            Event::Surveyed { last_seq } => {
-                self.store.write().surveyed(last_seq, now.into_std());
+            Event::Surveyed { last_seq, asked } => {
+                self.store.write().surveyed(last_seq, asked.into_std());
                 Taken::default()
             }
             Event::Trimmed { from, to } => {

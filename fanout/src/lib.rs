@@ -279,12 +279,9 @@ fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Sha
     let ring = args.ring_bytes.get() / streams.len();
     let numbered = StreamNo::all(streams.len()).zip(streams);
     let stores = numbered.map(|(number, name)| Arc::new(Store::new(name, number, ring)));
-    let repairs = streams
-        .iter()
-        .map(|stream| Repairs::new(client.clone(), stream, metrics.clone()));
     Shared {
         stores: stores.collect(),
-        repairs: repairs.collect(),
+        repairs: Repairs::all(client, streams, metrics),
         metrics: metrics.clone(),
         clock: Arc::new(SystemClock),
         limits: limits(args),

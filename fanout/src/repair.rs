@@ -118,12 +118,25 @@ pub(crate) struct Repairs {
     client: Client,
     stream: String,
     pages: Cache<Key, Arc<Page>>,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
     metrics: Metrics,
 }
 
 impl Repairs {
-    pub(crate) fn new(client: Client, stream: &str, metrics: Metrics) -> Self {
+    /// Of each stream; the bounds are for all of them together.
+    pub(crate) fn all(client: &Client, streams: &[String], metrics: &Metrics) -> Arc<[Self]> {
+        let first = Self::new(client.clone(), "", metrics.clone());
+        let of = |stream: &String| Self {
+            client: client.clone(),
+            stream: stream.clone(),
+            pages: first.pages.clone(),
+            requests: Arc::clone(&first.requests),
+            metrics: metrics.clone(),
+        };
+        streams.iter().map(of).collect()
+    }
+
+    fn new(client: Client, stream: &str, metrics: Metrics) -> Self {
         let cost = |_: &Key, page: &Arc<Page>| u32::try_from(page.cost()).unwrap_or(u32::MAX);
         Self {
             client,
@@ -133,7 +146,7 @@ impl Repairs {
                 .weigher(cost)
                 .time_to_live(CACHE_AGE)
                 .build(),
-            requests: Semaphore::new(REQUESTS),
+            requests: Arc::new(Semaphore::new(REQUESTS)),
             metrics,
         }
     }

@@ -102,6 +102,8 @@ pub(crate) struct Shard {
     pub(crate) deflater: RefCell<Deflater>,
     /// Up to where each stream was dispatched.
     applied: Box<[Cell<StreamSeq>]>,
+    /// The history of each stream that was joined last.
+    joined: Box<[Cell<Option<Epoch>>]>,
     next: Cell<u64>,
 }
 
@@ -113,6 +115,7 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
     let shard = Rc::new(Shard {
         indexes: RefCell::new(each(&shared)),
         applied: each(&shared),
+        joined: each(&shared),
         shared,
         connections: RefCell::default(),
         due: RefCell::new(Due::new(Instant::now())),
@@ -344,9 +347,13 @@ impl Shard {
                     continue;
                 };
                 let mut session = connection.session.borrow_mut();
+                let was_pressed = session.is_pressed();
                 let delivered = session.deliver(live, now);
                 if session.is_pressed() && !connection.outlet.is_blocked() {
                     self.is_pressed.set(true);
+                    if !was_pressed {
+                        due.hasten(connection);
+                    }
                 }
                 drop(session);
                 match delivered {
@@ -378,6 +385,9 @@ impl Shard {
             }
         }
         self.reach(stream, head);
+        if let Some(joined) = self.joined.get(stream.index()) {
+            joined.set(rewound.or(known.epoch));
+        }
         for connection in connections
             .values()
             .filter(|connection| connection.is_open())
@@ -443,6 +453,11 @@ impl Shard {
     fn applied(&self, stream: StreamNo) -> StreamSeq {
         let applied = self.applied.get(stream.index());
         applied.map_or(StreamSeq::ZERO, Cell::get)
+    }
+
+    /// The history of a stream, once this shard has joined it.
+    pub(crate) fn joined(&self, stream: StreamNo) -> Option<Epoch> {
+        self.joined.get(stream.index())?.get()
     }
 
     /// Tells a session up to where each stream was dispatched.

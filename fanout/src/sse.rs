@@ -16,6 +16,7 @@ use schemas::ws::{CloseCode, From};
 
 use crate::connection::{Connection, Ended, ROOM};
 use crate::shard::Shard;
+use crate::store::StreamNo;
 
 /// The media type of events.
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
@@ -25,8 +26,8 @@ const RETRY: std::ops::RangeInclusive<u32> = 1_000..=3_000;
 /// Bytes that a client may send although nobody listens.
 const MAX_IGNORED: usize = 16 * 1024;
 /// The longest id that is read, and the most streams in it.
-const MAX_ID: usize = 1_024;
-const MAX_STREAMS: usize = 16;
+const MAX_ID: usize = 2_048;
+const MAX_STREAMS: usize = StreamNo::MAX;
 
 /// What a connection of events remembers.
 #[derive(Debug, Default)]

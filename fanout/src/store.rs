@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use schemas::codec::transcode;
@@ -21,9 +21,6 @@ use crate::metrics::Metrics;
 
 /// What a ring entry costs beyond its payload.
 const OVERHEAD: usize = 96;
-
-/// Longer than an answer of the broker is under way.
-const ANSWER: Duration = Duration::from_secs(3);
 
 /// Bits of a topic's id that count the topics of a stream; those above name the stream.
 const TOPIC_BITS: u32 = 24;
@@ -277,7 +274,7 @@ pub(crate) struct Known {
     /// Per venue and feed.
     pub(crate) feeds: BTreeMap<(String, String), FeedReport>,
     pub(crate) stale: bool,
-    /// The last sequence that the stream's leader had, and when it said so.
+    /// The last sequence that the stream's leader had, and when it was asked.
     leader: Option<(StreamSeq, Instant)>,
 }
 
@@ -531,14 +528,14 @@ impl Known {
         Some(Cursor::new(live.seq, live.time))
     }
 
-    /// Notes what the stream's leader has, as it answered at that time.
-    pub(crate) const fn surveyed(&mut self, last: StreamSeq, at: Instant) {
-        self.leader = Some((last, at));
+    /// Notes what the stream's leader has, as it was asked at that time.
+    pub(crate) const fn surveyed(&mut self, last: StreamSeq, asked: Instant) {
+        self.leader = Some((last, asked));
     }
 
     /// Whether the leader was asked after that time, and has no message at this position.
     pub(crate) fn denies(&self, pos: StreamSeq, since: Instant) -> bool {
-        let leader = self.leader.filter(|(_, at)| *at >= since + ANSWER);
+        let leader = self.leader.filter(|(_, asked)| *asked >= since);
         self.head < pos && leader.is_some_and(|(last, _)| last < pos)
     }
 

@@ -215,7 +215,7 @@ impl Continuity {
     pub fn take<D>(&mut self, message: &ServerMessage<D>) -> Verdict {
         match message {
             ServerMessage::Welcome { streams, .. } => self.welcome(streams),
-            ServerMessage::Ack { id, ok, .. } => {
+            ServerMessage::Ack { id, ok, err } => {
                 if id.is_some_and(|id| self.leaving.remove(&id)) {
                     self.left(ok.iter().map(|left| left.c.as_str()));
                     return Verdict::Other;
@@ -224,6 +224,8 @@ impl Continuity {
                 for accepted in ok {
                     self.acknowledged(&accepted.c, &accepted.pos, &asked);
                 }
+                // What is refused is not held: nobody waits for it, and no promise is held back.
+                self.left(err.iter().map(|refused| refused.c.as_str()));
                 Verdict::Other
             }
             ServerMessage::Snap { c, s, x, .. } => self.snapshot(c, *s, index(*x)),

@@ -70,6 +70,15 @@ impl Replica {
             board: Board::default(),
         };
         let (shards, mut parts) = start_shards(&args, &shared).unwrap();
+        let joined = crate::intake::News::Joined {
+            stream: StreamNo::FIRST,
+            head: StreamSeq::ZERO,
+            rewound: None,
+        };
+        for shard in &shards {
+            let told = shard.send(crate::shard::Command::News(joined.clone()));
+            assert!(told.await.is_ok());
+        }
         let (is_missing, missing) = watch::channel(BTreeSet::new());
         let leaving = CancellationToken::new();
         let door = Arc::new(Door {

@@ -78,7 +78,8 @@ impl Session {
         if !self.wants() {
             return None;
         }
-        self.tracks.iter_mut().find_map(Track::ask)
+        let (later, first) = self.tracks.split_at_mut_checked(self.turn)?;
+        first.iter_mut().chain(later).find_map(Track::ask)
     }
 
     /// Whether the answer is still waited for.

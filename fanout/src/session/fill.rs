@@ -147,9 +147,15 @@ impl Session {
                 self.heartbeat_due || aged >= HEARTBEAT || (self.uncovered && aged >= CURSOR_AGE);
             // Each stream is the first to have the room, in turn.
             self.turn = (self.turn + 1) % tracks.len().max(1);
-            for at in (self.turn..tracks.len()).chain(0..self.turn) {
+            let turns = || (self.turn..stores.len()).chain(0..self.turn);
+            // What is due is live: no stream's catch-up goes before it.
+            for at in turns() {
                 if let (Some(track), Some(store)) = (tracks.get_mut(at), stores.get(at)) {
                     track.flush((who, store), (now, beat), &mut sink);
+                }
+            }
+            for at in turns() {
+                if let (Some(track), Some(store)) = (tracks.get_mut(at), stores.get(at)) {
                     track.pull((who, store), now, &mut sink);
                 }
             }
@@ -400,8 +406,8 @@ impl Track {
             .filter(|cursor| cursor.seq() >= self.cursor);
         self.cursor = cursor.map_or(self.cursor, Cursor::seq);
         if known.epoch == self.epoch {
-            // Where there has been nothing yet, all of it is to come.
-            let begins = self.applied == StreamSeq::ZERO;
+            // Where there has been nothing yet, or nothing is left of it, all is to come.
+            let begins = self.applied <= known.origin();
             let first = begins.then_some(Cursor::BEGINNING);
             self.promised = cursor.or(self.promised).or(first);
         }

@@ -61,6 +61,13 @@ impl Due {
         }
     }
 
+    /// Has a connection written to as soon as those before it are, whatever it gathers. Its place
+    /// among those that gather stays: by then there may be more.
+    pub(crate) fn hasten(&mut self, connection: &Rc<Connection>) {
+        connection.outlet.is_due.set(true);
+        self.ready.push_back(Rc::clone(connection));
+    }
+
     /// Notes what time it is: those that have gathered long enough are ready.
     pub(crate) fn advance(&mut self, now: Instant) {
         let tick = self.millis(now);

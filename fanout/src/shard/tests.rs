@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use schemas::position::Cursor;
 use schemas::time::{SystemClock, UnixNanos};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -167,6 +168,65 @@ async fn close_all_under_load() {
                     assert!(promised <= given, "{promised} promised, {given} given");
                 }
             }
+        }
+    }
+}
+
+/// The shard has more for him at once than he may fall behind, sooner than the time between two
+/// writes. What he has not read by then fits into the sockets: a busy machine closes nobody either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_does_not_close_whoever_keeps_up() {
+    const ROUNDS: u32 = 20;
+    const BATCHES: u32 = 6;
+    const MESSAGES: u32 = 200;
+    let bench = Bench::start().await;
+    let mut client = bench.client().await.into_inner();
+    let (metrics, clock) = (Metrics::new(&mut Registry::default()), UnixNanos::new(1));
+    // {"k":"trade","x":"aaa…"}
+    let payload = [
+        b"\x82\xa1k\xa5trade\xa1x\xda\x03\x84".as_slice(),
+        &[b'a'; 900],
+    ]
+    .concat();
+    let (mut seq, mut rounds) = (1, Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut size, mut batches) = (0, Vec::new());
+        for _ in 0..BATCHES {
+            let mut messages = Vec::new();
+            for _ in 0..MESSAGES {
+                seq += 1;
+                let seq = StreamSeq::new(seq);
+                let mut known = bench.store.write();
+                (known.head, known.head_time) = (seq, clock);
+                let live = known.apply("tick.trade.x.A", seq, clock, &payload).unwrap();
+                // As if another shard had been first.
+                size += live.data(Encoding::Json, &metrics).unwrap().len();
+                messages.push(live);
+            }
+            batches.push((messages, StreamSeq::new(seq)));
+        }
+        rounds.push((size, batches));
+    }
+    let (mut told, mut got, mut buffer) = (0, 0, vec![0; 1 << 20]);
+    for (round, (size, batches)) in rounds.into_iter().enumerate() {
+        for (messages, head) in batches {
+            let news = News::Batch {
+                stream: STREAM,
+                messages: messages.into(),
+                read: tokio::time::Instant::now(),
+                head,
+            };
+            bench.tell(Command::News(news)).await;
+        }
+        told += size;
+        while got < told {
+            let count = timeout(DEADLINE, client.read(&mut buffer)).await.unwrap();
+            let count = count.unwrap_or(0);
+            assert!(
+                count > 0,
+                "closed in round {round} after {got} of {told} bytes"
+            );
+            got += count;
         }
     }
 }

@@ -22,6 +22,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
+use tokio::time::Instant;
 
 use crate::epoch::Watch;
 use feed::Feed;
@@ -94,6 +95,8 @@ pub enum Event {
     Surveyed {
         /// The last sequence.
         last_seq: StreamSeq,
+        /// When it was asked.
+        asked: Instant,
     },
     /// The history was rewound: all earlier sequences are void. A new [`Event::Boot`] follows.
     Reset,

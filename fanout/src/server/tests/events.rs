@@ -278,7 +278,7 @@ async fn there_is_no_id_before_every_first_look() {
 async fn what_a_query_gets_wrong_is_named() {
     let given = ["--max-topics=3", "--max-patterns=2"];
     let replica = Replica::start(&given, DEADLINE).await;
-    let long = format!("topics=quote.x.A&last-event-id={}", "A".repeat(2_000));
+    let long = format!("topics=quote.x.A&last-event-id={}", "A".repeat(3_000));
     let cases = [
         ("", "topics", "topics or channel"),
         ("topics=", "topics", "topics: "),
@@ -309,7 +309,7 @@ async fn what_a_query_gets_wrong_is_named() {
             LAST_EVENT_ID,
             "not the id",
         ),
-        (&long, LAST_EVENT_ID, "1024 bytes"),
+        (&long, LAST_EVENT_ID, "2048 bytes"),
     ];
     for (query, parameter, expected) in cases {
         let path = format!("/v1/sse?{query}");

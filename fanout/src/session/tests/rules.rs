@@ -183,14 +183,14 @@ fn a_position_ahead_of_this_replica_waits_for_the_broker() {
         session.fill(&stores, 64_000, at, clock, all).unwrap();
         String::from_utf8(out).unwrap()
     };
-    let mut session = resumed(3, 0);
+    let mut session = resumed(3, 2);
     let survey = |last: u64, secs: u64| {
-        let (last, at) = (StreamSeq::new(last), now + Duration::from_secs(secs));
-        store.write().surveyed(last, at);
+        let asked = now + Duration::from_secs(secs);
+        store.write().surveyed(StreamSeq::new(last), asked);
     };
     // Asked before anybody came with it, the leader had less.
     survey(1, 1);
-    for secs in [2, 11, 12, 60, 61] {
+    for secs in [3, 13, 14, 60, 61] {
         let said = heard(&mut session, secs);
         assert!(!said.contains("reset"), "after {secs} s: {said}");
     }
@@ -351,4 +351,50 @@ fn a_history_is_promised_once_its_reset_was_told() {
     beat(&mut session);
     let promised = session.promise().unwrap();
     assert_eq!(promised[1], (epoch, Cursor::BEGINNING));
+}
+
+/// One of two streams has nothing left: what may be gone back to is told all the same.
+#[test]
+fn an_expired_stream_takes_nobodys_place() {
+    let numbers: Vec<StreamNo> = StreamNo::all(2).collect();
+    let stores = [
+        Arc::new(Store::new("A", numbers[0], 1_000_000)),
+        Arc::new(Store::new("B", numbers[1], 1_000_000)),
+    ];
+    let epoch = Epoch::new(UnixNanos::new(5), 0);
+    let subject = "tick.trade.x.A";
+    {
+        let mut known = stores[0].write();
+        known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
+        let payload = b"\x81\xa1k\xa5trade";
+        known.apply(subject, StreamSeq::new(1), UnixNanos::new(1), payload);
+        (known.head, known.head_time) = (StreamSeq::new(1), UnixNanos::new(1));
+    }
+    // Everything up to 100 has expired.
+    stores[1]
+        .write()
+        .begin(epoch, StreamSeq::new(101), StreamSeq::new(100));
+    let (mut indexes, now) = ([Index::default(), Index::default()], Instant::now());
+    let metrics = Metrics::new(&mut Registry::default());
+    let heads = [StreamSeq::new(1), StreamSeq::new(100)];
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now);
+    for number in numbers {
+        session.begin(number, Some(epoch));
+    }
+    let op = Subscribe {
+        topics: vec!["trade.x.A".to_owned()],
+        ..Subscribe::default()
+    };
+    let mut cx = Reply {
+        stores: &stores,
+        indexes: &mut indexes,
+        now,
+    };
+    session.carry_out(ClientOp::Subscribe(op), &mut cx);
+    session.heartbeat();
+    let mut out = Vec::new();
+    session
+        .fill(&stores, 64_000, now, UnixNanos::new(1), (&mut out, None))
+        .unwrap();
+    assert!(session.promise().is_some());
 }

@@ -62,7 +62,8 @@ pub(crate) struct Feed {
     consumers: u64,
     /// How often the client had connected when the consumer was asked for.
     connects: u64,
-    survey: Option<(StreamSeq, Pending<StreamState>)>,
+    /// What the head was when the leader was asked, when that was, and the answer.
+    survey: Option<(StreamSeq, Instant, Pending<StreamState>)>,
     next_survey: Instant,
     next_tick: Instant,
     /// Flow control to be answered.
@@ -120,7 +121,7 @@ impl Feed {
     async fn wait(&mut self) -> Outcome {
         let survey = async {
             match &mut self.survey {
-                Some((_, answer)) => answer.await,
+                Some((.., answer)) => answer.await,
                 None => std::future::pending().await,
             }
         };
@@ -189,13 +190,16 @@ impl Feed {
                 self.machine.refused(now, rand::rng().random());
             }
             Outcome::Surveyed(state) => {
-                let asked = self
-                    .survey
-                    .take()
-                    .map_or(StreamSeq::ZERO, |(asked, _)| asked);
+                let Some((head, asked, _)) = self.survey.take() else {
+                    return;
+                };
                 match state {
                     Ok(state) => {
-                        let flow = self.machine.surveyed(&state, asked, now);
+                        let flow = self.machine.surveyed(&state, head, now);
+                        if flow == Flow::Go {
+                            let last_seq = state.last_seq;
+                            self.machine.tell(Event::Surveyed { last_seq, asked });
+                        }
                         self.heed(flow);
                     }
                     Err(error) => debug!(stream = self.config.stream, %error, "no survey"),
@@ -225,7 +229,7 @@ impl Feed {
                 if self.survey.is_none() && due {
                     let (client, stream) = (self.client.clone(), self.config.stream.clone());
                     let asking = async move { stream::state(&client, &stream).await };
-                    self.survey = Some((self.machine.head().0, Box::pin(asking)));
+                    self.survey = Some((self.machine.head().0, now, Box::pin(asking)));
                     self.next_survey = now + SURVEY;
                 }
             }

@@ -116,6 +116,11 @@ impl Machine {
         }
     }
 
+    /// Tells something that is no matter of what was delivered.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -320,8 +325,6 @@ impl Machine {
         if self.consumer.contiguous && state.last_seq > self.head {
             self.consumer.behind = self.consumer.behind.or(Some(now));
         }
-        let last_seq = state.last_seq;
-        self.events.push_back(Event::Surveyed { last_seq });
         Flow::Go
     }
 
