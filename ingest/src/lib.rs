@@ -29,6 +29,7 @@ pub mod standing;
 pub mod stats;
 pub mod supervisor;
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use config::FeedsConfig;
+use config::{FeedConfig, FeedsConfig};
 use feed::{Batch, Past};
 use line::Line;
 use line::plan::{Plan, Plans};
@@ -220,7 +221,7 @@ async fn wind_down(
 /// What the stream holds, ready to go on from.
 struct Prepared {
     line: Line,
-    past: Past,
+    past: HashMap<Venue, Past>,
     /// The last sequence.
     last: u64,
 }
@@ -235,7 +236,9 @@ async fn prepare(
     let last = publisher.take_over().await?;
     let plans = Plans::new(config.feeds.feeds.iter().map(Plan::of).collect());
     let recovered = recovery::recover(&cx.client, &config.stream, last, &plans).await?;
-    let past = Venue::new("sim").map(|venue| recovered.past(&venue))?;
+    let simulated = config.feeds.feeds.iter().filter_map(FeedConfig::simulated);
+    let past = simulated.map(|venue| (venue.clone(), recovered.past(venue)));
+    let past = past.collect();
     let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
     Ok(Prepared {
         line: Line::new(plans, recovered, refresh, metrics),
