@@ -5,6 +5,7 @@
 //! | [`config`] | reads `feeds.toml` |
 //! | [`feed`] | the seam between venues and the rest |
 //! | [`feeds`] | one module per source of ticks |
+//! | [`berth`] | refuses a stream that does not take a feed's venue |
 //! | [`supervisor`] | keeps every feed running, each on its own |
 //! | [`standing`] | the state that every feed is in, and whether that is healthy |
 //! | [`mod@line`] | the single ordered path: no doubles, state on change, bars, summaries |
@@ -18,6 +19,7 @@
 
 pub mod ack_log;
 pub mod bars;
+pub mod berth;
 pub mod config;
 pub mod feed;
 pub mod feeds;
@@ -112,6 +114,11 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         cx.health.check("ingest.publisher"),
         cx.health.check("ingest.feeds"),
     );
+    feeds_check.down("asking what the stream takes");
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        checked = berth::check(&cx.client, &config.stream, &config.feeds) => checked?,
+    }
     feeds_check.down("waiting for the lease");
     let lease = LeaseConfig {
         name: config.stream.clone(),
