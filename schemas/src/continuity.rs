@@ -101,7 +101,7 @@ pub struct Continuity {
     asked: BTreeMap<u64, BTreeMap<String, From>>,
     /// Unsubscriptions that are not acknowledged yet.
     leaving: BTreeSet<u64>,
-    /// The streams of the last welcome, where they are of another history than what is held.
+    /// The streams of the last welcome.
     offered: Vec<StreamInfo>,
     counts: Counts,
 }
@@ -163,10 +163,9 @@ impl Continuity {
             .filter(|text| !wanted.contains(text))
             .collect();
         self.left(held.iter().map(String::as_str));
+        // What was kept for what is not wanted any more, is not needed any more.
         let offered = std::mem::take(&mut self.offered);
-        if !offered.is_empty() {
-            self.welcome(&offered);
-        }
+        self.welcome(&offered);
         self.resubscribed(None);
     }
 
@@ -261,26 +260,26 @@ impl Continuity {
     }
 
     fn welcome(&mut self, streams: &[StreamInfo]) -> Verdict {
-        let mut void = false;
+        self.offered = streams.to_vec();
         let mut renumbered = Vec::with_capacity(streams.len());
         for info in streams {
-            let known = self
-                .streams
-                .iter()
-                .find(|known| known.name == info.name && known.epoch == info.e);
-            void |= known.is_none() && self.stands_in(&info.name);
+            // The server answers a position of another epoch with a reset; until then the old one is
+            // kept, so that the resumption names it.
+            let known = self.streams.iter().find(|known| {
+                known.name == info.name && (known.epoch == info.e || self.stands_in(&info.name))
+            });
             renumbered.push(known.cloned().unwrap_or_else(|| Stream {
                 name: info.name.clone(),
                 epoch: info.e,
                 cursor: None,
             }));
         }
-        // The server answers a position of another epoch with a reset; until then the old one is
-        // kept, so that the resumption names it.
-        if void {
-            self.offered = streams.to_vec();
-            return Verdict::Other;
-        }
+        // So with a stream that is not there any more: what was its, another one may carry.
+        let is_gone = |known: &&Stream| {
+            let is_known = |info: &StreamInfo| info.name == known.name;
+            !streams.iter().any(is_known) && self.stands_in(&known.name)
+        };
+        renumbered.extend(self.streams.iter().filter(is_gone).cloned());
         let names: Vec<String> = self
             .streams
             .iter()
@@ -326,6 +325,7 @@ impl Continuity {
                 held.repairing = false;
             }
         }
+        self.moved(&matches, pattern.as_ref(), heads);
         for (name, head) in heads {
             let Some(index) = self.streams.iter().position(|stream| stream.name == *name) else {
                 continue;
@@ -368,6 +368,28 @@ impl Continuity {
         }
     }
 
+    /// Other streams than before carry what was subscribed: positions in those mean nothing here.
+    fn moved(
+        &mut self,
+        matches: &impl Fn(&str) -> bool,
+        pattern: Option<&Pattern>,
+        heads: &BTreeMap<String, StreamSeq>,
+    ) {
+        if heads.is_empty() {
+            return;
+        }
+        self.patterns
+            .retain(|held| Some(&held.pattern) != pattern || heads.contains_key(&held.stream));
+        let streams = &self.streams;
+        self.topics.retain(|text, topic| {
+            let carried = streams
+                .get(topic.stream)
+                .is_some_and(|stream| heads.contains_key(&stream.name));
+            let by_this = matches(text) && (pattern.is_none() || !topic.named);
+            carried || !by_this
+        });
+    }
+
     /// Where the earliest of the patterns that cover a topic begins.
     fn covered(&self, text: &str, stream: &str) -> Option<StreamSeq> {
         let covering = self
@@ -395,13 +417,19 @@ impl Continuity {
             .streams
             .get(stream)
             .map_or("", |stream| stream.name.as_str());
-        let start = if self.topics.contains_key(text) {
+        let held = self.topics.get(text);
+        let start = if held.is_some_and(|held| held.stream == stream) {
             StreamSeq::ZERO
         } else {
             self.covered(text, name).unwrap_or(StreamSeq::ZERO)
         };
         let topic = self.topics.entry(text.to_owned());
-        topic.or_insert(Topic::at(stream, start))
+        let topic = topic.or_insert(Topic::at(stream, start));
+        if topic.stream != stream {
+            // Another stream carries it now.
+            (topic.stream, topic.pos, topic.seen) = (stream, start, StreamSeq::ZERO);
+        }
+        topic
     }
 
     fn snapshot(&mut self, text: &str, s: StreamSeq, stream: usize) -> Verdict {
@@ -493,13 +521,18 @@ impl Continuity {
 
     /// One topic begins anew, perhaps before the cursor, which does not speak for it then.
     fn void(&mut self, text: &str, epoch: Epoch, start: StreamSeq) {
-        let index = match self.topics.get(text) {
-            Some(topic) => Some(topic.stream),
-            None => self.streams.iter().position(|stream| {
-                stream.epoch == epoch && self.covered(text, &stream.name).is_some()
-            }),
+        let held = self.topics.get(text).map(|topic| topic.stream);
+        let is_of = |index: &usize| {
+            let stream = self.streams.get(*index);
+            stream.is_some_and(|stream| stream.epoch == epoch)
         };
-        let Some(index) = index else { return };
+        // Another stream than the one that it was known by may carry it now.
+        let index = held.filter(is_of).or_else(|| {
+            self.streams.iter().position(|stream| {
+                stream.epoch == epoch && self.covered(text, &stream.name).is_some()
+            })
+        });
+        let Some(index) = index.or(held) else { return };
         if let Some(stream) = self.streams.get_mut(index)
             && stream.cursor.is_some_and(|held| held.seq() > start)
         {
@@ -507,7 +540,7 @@ impl Continuity {
         }
         let topic = self.topics.entry(text.to_owned());
         let topic = topic.or_insert(Topic::at(index, start));
-        (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
+        (topic.stream, topic.pos, topic.seen) = (index, start, StreamSeq::ZERO);
     }
 
     fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch, start: StreamSeq) {
