@@ -1,5 +1,6 @@
 //! Which topics of a stream a session holds, and from where each goes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -85,7 +86,8 @@ impl Track {
     pub(super) fn base<'a>(
         &mut self,
         who: &mut Subscriber,
-        (op, streams): (&'a Subscribe, &[&str]),
+        op: &'a Subscribe,
+        wanted: &[Wanted],
         known: &Known,
     ) -> Base<'a> {
         if !self.is_of(known) {
@@ -96,8 +98,8 @@ impl Track {
         };
         let is_void = match op.from.get(&*known.stream) {
             Some(from) => from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor)),
-            // A stream that is not here: what was its, may be this one's now.
-            None => op.from.keys().any(|name| !streams.contains(&&**name)),
+            // Only others: what was theirs, may be this one's now.
+            None => !op.from.is_empty() && wanted.iter().any(|wanted| wanted.is_of(known)),
         };
         if is_void {
             self.void_all(who, known, epoch);
@@ -117,6 +119,9 @@ impl Track {
         let (known, text) = (cx.known, wanted.text.as_str());
         if let Base::From(from) = base {
             declare_trimmed(who, known, from, wanted);
+        }
+        if !matches!(base, Base::Void) {
+            void_elsewhere(who, op, wanted, known);
         }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
@@ -144,17 +149,8 @@ impl Track {
     ) {
         let start = match base {
             Base::Void => Start::Value,
-            _ if is_elsewhere(op, topic, cx.known) => {
-                // Another stream carried it then.
-                if let Some(e) = cx.known.epoch {
-                    who.metrics.resets.inc();
-                    who.say(&ServerMessage::Reset {
-                        st: None,
-                        c: Some(topic.text.to_string()),
-                        e,
-                        s: cx.known.origin(),
-                    });
-                }
+            _ if is_elsewhere(op, &topic.text, cx.known) => {
+                void_topic(who, &topic.text, cx.known);
                 Start::Value
             }
             Base::From(from) => {
@@ -419,9 +415,45 @@ fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<Strea
 }
 
 /// Whether the client knows a topic by its position in another stream than the one that carries it.
-fn is_elsewhere(op: &Subscribe, topic: &TopicInfo, known: &Known) -> bool {
-    let has = |from: &From| from.s.contains_key(&*topic.text);
+fn is_elsewhere(op: &Subscribe, topic: &str, known: &Known) -> bool {
+    let has = |from: &From| from.s.contains_key(topic);
     !op.from.get(&*known.stream).is_some_and(has) && op.from.values().any(has)
+}
+
+/// The same of topics that have no message here yet: the first one would not follow that position.
+fn void_elsewhere(who: &mut Subscriber, op: &Subscribe, wanted: &Wanted, known: &Known) {
+    let is_unborn = |topic: &str| known.topic(topic).is_none() && is_elsewhere(op, topic, known);
+    match &wanted.selector {
+        Selector::Topic(_) => {
+            if is_unborn(&wanted.text) {
+                void_topic(who, &wanted.text, known);
+            }
+        }
+        Selector::Pattern(pattern) => {
+            let others = op.from.iter().filter(|(name, _)| **name != *known.stream);
+            let named = others.flat_map(|(_, from)| from.s.keys());
+            let named: BTreeSet<&String> = named
+                .filter(|topic| known.venues.may_have(topic) && pattern.matches(topic))
+                .filter(|topic| matches!(topic.parse(), Ok(Selector::Topic(_))))
+                .filter(|topic| is_unborn(topic))
+                .collect();
+            for topic in named {
+                void_topic(who, topic, known);
+            }
+        }
+    }
+}
+
+/// Another stream carried a topic when the client's position was told.
+fn void_topic(who: &mut Subscriber, topic: &str, known: &Known) {
+    let Some(e) = known.epoch else { return };
+    who.metrics.resets.inc();
+    who.say(&ServerMessage::Reset {
+        st: None,
+        c: Some(topic.to_owned()),
+        e,
+        s: known.origin(),
+    });
 }
 
 /// Whether a subscription asks for everything that is retained.

@@ -78,9 +78,8 @@ impl Session {
         {
             *is_new = who.note(text, selector, op.conflate);
         }
-        let names: Vec<&str> = known.iter().map(|known| &*known.stream).collect();
         for ((track, known), index) in tracks.iter_mut().zip(&known).zip(&mut *cx.indexes) {
-            let base = track.base(who, (op, &names), known);
+            let base = track.base(who, op, &wanted, known);
             let mut cx = Taking {
                 known,
                 index,

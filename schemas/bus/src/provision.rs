@@ -233,14 +233,14 @@ async fn ensure(client: &Client, name: &str, wanted: Value) -> Result<(), Provis
 
 /// Says what it means that the subjects of two streams overlap.
 fn overlapping(spec: &StreamSpec, error: ProvisionError) -> ProvisionError {
-    match error {
-        ProvisionError::Api { source, .. } if source.code() == Some(OVERLAP) => {
-            ProvisionError::Overlap {
-                stream: spec.name.clone(),
-                subjects: subjects(spec).join(", "),
-            }
-        }
-        other => other,
+    let is_overlap =
+        matches!(&error, ProvisionError::Api { source, .. } if source.code() == Some(OVERLAP));
+    if !is_overlap {
+        return error;
+    }
+    ProvisionError::Overlap {
+        stream: spec.name.clone(),
+        subjects: subjects(spec).join(", "),
     }
 }
 
