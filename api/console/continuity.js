@@ -25,7 +25,7 @@ const seqOf = (cursor) => Number(cursor.split('.')[0]);
 export class Continuity {
   #asked = new Map();
   #leaving = new Set();
-  #offered = undefined;
+  #offered = [];
   #counts = { delivered: 0, duplicates: 0, holes: 0, gaps: 0, skips: 0, resets: 0 };
   #patterns = [];
   #streams = [];
@@ -68,7 +68,8 @@ export class Continuity {
     this.#leaving.clear();
     const held = [...this.#topics.keys(), ...this.#patterns.map((pattern) => pattern.pattern)];
     this.#left(held.filter((text) => !wanted.includes(text)));
-    if (this.#offered) this.#welcome(this.#offered);
+    // What was kept for what is not wanted any more, is not needed any more.
+    this.#welcome(this.#offered);
     this.resubscribed();
   }
 
@@ -143,19 +144,18 @@ export class Continuity {
   }
 
   #welcome(streams) {
-    const known = (info) => this.#streams.find((stream) => stream.name === info.name && stream.epoch === info.e);
-    // A position of another epoch is answered with a reset; until then the old one is kept, so that
-    // the resumption names it.
-    const isUsed = (name) => {
+    this.#offered = streams;
+    const standsIn = (name) => {
       const index = this.#streams.findIndex((stream) => stream.name === name);
       return index >= 0 && (this.#patterns.some((held) => held.stream === name) || [...this.#topics.values()].some((topic) => topic.stream === index));
     };
-    this.#offered = streams.some((info) => !known(info) && isUsed(info.name)) ? streams : undefined;
-    if (this.#offered) return;
-    // A stream that is not there any more is named once more, or what it had would be missed.
-    const gone = this.#streams.filter(({ name }) => isUsed(name) && !streams.some((info) => info.name === name));
-    const offered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
-    const renumbered = [...offered, ...gone];
+    // A position of another epoch is answered with a reset; until then the old one is kept, so that
+    // the resumption names it.
+    const known = (info) => this.#streams.find((stream) => stream.name === info.name && (stream.epoch === info.e || standsIn(info.name)));
+    const renumbered = streams.map((info) => known(info) ?? { name: info.name, epoch: info.e, cursor: undefined });
+    // So with a stream that is not there any more: what was its, another one may carry.
+    const isGone = (stream) => !streams.some((info) => info.name === stream.name) && standsIn(stream.name);
+    renumbered.push(...this.#streams.filter(isGone));
     for (const topic of this.#topics.values()) {
       const name = this.#streams[topic.stream]?.name;
       topic.stream = renumbered.findIndex((stream) => stream.name === name);
@@ -168,6 +168,7 @@ export class Continuity {
     for (const [topic, held] of this.#topics) {
       if (pattern ? covers(text, topic) : topic === text) held.repairing = false;
     }
+    this.#moved(text, heads);
     for (const [name, head] of Object.entries(heads)) {
       const index = this.#streams.findIndex((stream) => stream.name === name);
       if (index < 0) continue;
@@ -184,19 +185,19 @@ export class Continuity {
       } else {
         // Whatever a pattern still owes of it comes before its own start.
         const pos = Math.min(start, this.#covered(text, name) ?? start);
-        if (this.#topics.get(text)?.stream !== index) this.#topics.set(text, { stream: index, pos, seen: 0, repairing: false });
+        if (!this.#topics.has(text)) this.#topics.set(text, { stream: index, pos, seen: 0, repairing: false });
         this.#topics.get(text).named = true;
       }
     }
-    if (pattern) this.#keepStreams(text, heads);
   }
 
-  /** What other streams once had of a pattern, they have no more. */
-  #keepStreams(pattern, heads) {
-    this.#patterns = this.#patterns.filter((held) => held.pattern !== pattern || held.stream in heads);
-    for (const [text, topic] of this.#topics) {
-      const name = this.#streams[topic.stream]?.name;
-      if (!topic.named && !(name in heads) && covers(pattern, text)) this.#topics.delete(text);
+  /** Other streams than before carry what was subscribed: positions in those mean nothing here. */
+  #moved(text, heads) {
+    if (Object.keys(heads).length === 0) return;
+    this.#patterns = this.#patterns.filter((held) => held.pattern !== text || held.stream in heads);
+    for (const [topic, held] of this.#topics) {
+      const byThis = isPattern(text) ? covers(text, topic) && !held.named : topic === text;
+      if (byThis && !(this.#streams[held.stream]?.name in heads)) this.#topics.delete(topic);
     }
   }
 
@@ -219,12 +220,11 @@ export class Continuity {
 
   #entry(text, stream) {
     let topic = this.#topics.get(text);
-    // Where another stream carries it now, positions in the one before mean nothing.
-    if (topic?.stream !== stream) {
-      const pos = this.#covered(text, this.#streams[stream]?.name) ?? 0;
-      topic = { stream, pos, seen: 0, named: topic?.named ?? false, repairing: false };
-      this.#topics.set(text, topic);
-    }
+    if (topic?.stream === stream) return topic;
+    // It is new, or another stream carries it now.
+    const pos = this.#covered(text, this.#streams[stream]?.name) ?? 0;
+    topic = { named: false, repairing: false, ...topic, stream, pos, seen: 0 };
+    this.#topics.set(text, topic);
     return topic;
   }
 
@@ -290,8 +290,10 @@ export class Continuity {
 
   /** One topic begins anew, perhaps before the cursor, which does not speak for it then. */
   #void(text, e, s) {
-    const isHeld = this.#topics.has(text);
-    const index = this.#streams.findIndex((stream) => stream.epoch === e && (isHeld || this.#covered(text, stream.name) !== undefined));
+    const held = this.#topics.get(text)?.stream ?? -1;
+    // Another stream than the one that it was known by may carry it now.
+    const found = this.#streams.findIndex((stream) => stream.epoch === e && this.#covered(text, stream.name) !== undefined);
+    const index = this.#streams[held]?.epoch === e || found < 0 ? held : found;
     if (index < 0) return;
     const stream = this.#streams[index];
     if (stream?.cursor !== undefined && seqOf(stream.cursor) > s) stream.cursor = undefined;

@@ -45,7 +45,7 @@ pub(crate) enum News {
 pub(crate) struct Taken {
     /// In this order.
     pub(crate) news: Vec<News>,
-    /// Messages whose subject is no topic.
+    /// Messages whose subject is no topic, or of a venue that another stream has.
     pub(crate) foreign: u64,
 }
 

@@ -292,7 +292,7 @@ impl Counts {
             foreign_subjects: zero(
                 registry,
                 "foreign_subjects",
-                "Messages whose subject is no topic",
+                "Messages whose subject is no topic, or of a venue that another stream has",
             ),
             received: zero(registry, "received", "Messages read from streams"),
             hops: Hops::new(registry),

@@ -348,7 +348,7 @@ impl Known {
         }
     }
 
-    /// Takes a message in; `None` if its subject is no topic.
+    /// Takes a message in; `None` if its subject is no topic, or of another stream's venue.
     pub(crate) fn apply(
         &mut self,
         subject: &str,
@@ -405,6 +405,10 @@ impl Known {
     fn intern(&mut self, subject: &str) -> Option<TopicId> {
         let topic = subject::parse(subject).ok()?;
         let text: Box<str> = topic.to_string().into();
+        // What is left of a venue that another stream has now, would be told beside what that one has.
+        if !self.venues.may_have(&text) {
+            return None;
+        }
         let id = TopicId::new(self.number, self.slots.len())?;
         let instrument: Box<str> = format!("{}.{}", topic.venue(), topic.symbol()).into();
         let next = u32::try_from(self.instruments.len()).ok()?;

@@ -11,6 +11,8 @@ use toml::Spanned;
 
 use crate::feed::DEFAULT_BARS;
 
+/// The venue of a simulator that is given none.
+const SIMULATED: &str = "sim";
 /// The most instruments that a simulator makes.
 const MAX_INSTRUMENTS: u32 = 200_000;
 /// The most ticks per second that a simulator makes.
@@ -68,6 +70,8 @@ pub struct FeedConfig {
 pub enum Source {
     /// A simulated venue.
     Sim {
+        /// Which one.
+        venue: Venue,
         /// How many instruments.
         instruments: NonZeroU32,
         /// Ticks per second over all instruments.
@@ -118,13 +122,20 @@ impl FeedConfig {
     /// The venue of its ticks.
     pub fn venue(&self) -> Option<Venue> {
         match &self.source {
-            Source::Sim { .. } => Venue::new("sim").ok(),
-            Source::Replay { venue, .. } => Some(venue.clone()),
+            Source::Sim { venue, .. } | Source::Replay { venue, .. } => Some(venue.clone()),
             Source::Live {
                 format: Format::Coinbase,
                 ..
             } => Venue::new("coinbase").ok(),
             Source::Live { .. } => Venue::new("binance").ok(),
+        }
+    }
+
+    /// The venue that it simulates, if it does.
+    pub const fn simulated(&self) -> Option<&Venue> {
+        match &self.source {
+            Source::Sim { venue, .. } => Some(venue),
+            Source::Replay { .. } | Source::Live { .. } => None,
         }
     }
 
@@ -219,7 +230,6 @@ pub fn parse(text: &str, base: &Path) -> Result<FeedsConfig, String> {
     }
     let mut names = HashSet::new();
     let mut feeds: Vec<FeedConfig> = Vec::with_capacity(file.feed.len());
-    let is_sim = |feed: &FeedConfig| matches!(feed.source, Source::Sim { .. });
     for raw in file.feed {
         let (at, source_at) = (raw.name.span().start, raw.source.span().start);
         let feed = raw.check(base).map_err(located)?;
@@ -229,10 +239,16 @@ pub fn parse(text: &str, base: &Path) -> Result<FeedsConfig, String> {
                 format!("there is another feed named {:?}", feed.name.as_str()),
             )));
         }
-        if is_sim(&feed) && feeds.iter().any(is_sim) {
+        if let Some(venue) = feed.simulated()
+            && feeds.iter().any(|other| other.simulated() == Some(venue))
+        {
             // Its instruments and trade ids would be those of the first.
-            let problem = "there is one simulated venue: give its feed more instruments instead";
-            return Err(located((source_at, problem.to_owned())));
+            let problem = format!(
+                "venue {:?} is simulated already: give its feed more instruments, or this one \
+                 another venue",
+                venue.as_str()
+            );
+            return Err(located((source_at, problem)));
         }
         feeds.push(feed);
     }
@@ -255,6 +271,10 @@ pub fn simulated(instruments: u32, rate: u32) -> Result<FeedsConfig, String> {
 
 fn value<T>(field: Option<Spanned<T>>) -> Option<T> {
     field.map(Spanned::into_inner)
+}
+
+fn named(venue: &Spanned<String>) -> Result<Venue, Problem> {
+    Venue::new(venue.get_ref()).map_err(|error| (venue.span().start, error.to_string()))
 }
 
 fn bounded(
@@ -316,7 +336,13 @@ impl RawFeed {
     }
 
     fn sim(&mut self) -> Result<Source, Problem> {
+        let venue = match self.venue.take() {
+            Some(venue) => named(&venue)?,
+            None => Venue::new(SIMULATED)
+                .map_err(|error| (self.source.span().start, error.to_string()))?,
+        };
         Ok(Source::Sim {
+            venue,
             instruments: bounded(self.instruments.take(), "instruments", 200, MAX_INSTRUMENTS)?,
             rate: bounded(self.rate.take(), "rate", 500, MAX_RATE)?,
             seed: value(self.seed.take()).unwrap_or(1),
@@ -340,8 +366,7 @@ impl RawFeed {
             }
         };
         let venue = self.venue.take().ok_or_else(|| missing("venue"))?;
-        let venue_at = venue.span().start;
-        let venue = Venue::new(venue.get_ref()).map_err(|error| (venue_at, error.to_string()))?;
+        let venue = named(&venue)?;
         let path = self.path.take().ok_or_else(|| missing("path"))?;
         let path_at = path.span().start;
         let path = base.join(path.into_inner());

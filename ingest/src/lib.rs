@@ -5,6 +5,7 @@
 //! | [`config`] | reads `feeds.toml` |
 //! | [`feed`] | the seam between venues and the rest |
 //! | [`feeds`] | one module per source of ticks |
+//! | [`berth`] | refuses a stream that does not take a feed's venue |
 //! | [`supervisor`] | keeps every feed running, each on its own |
 //! | [`standing`] | the state that every feed is in, and whether that is healthy |
 //! | [`mod@line`] | the single ordered path: no doubles, state on change, bars, summaries |
@@ -18,6 +19,7 @@
 
 pub mod ack_log;
 pub mod bars;
+pub mod berth;
 pub mod config;
 pub mod feed;
 pub mod feeds;
@@ -29,6 +31,7 @@ pub mod standing;
 pub mod stats;
 pub mod supervisor;
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +49,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use config::FeedsConfig;
+use config::{FeedConfig, FeedsConfig};
 use feed::{Batch, Past};
 use line::Line;
 use line::plan::{Plan, Plans};
@@ -111,6 +114,11 @@ pub async fn run(config: Config, cx: daemon::Context, stop: CancellationToken) -
         cx.health.check("ingest.publisher"),
         cx.health.check("ingest.feeds"),
     );
+    feeds_check.down("asking what the stream takes");
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        checked = berth::check(&cx.client, &config.stream, &config.feeds) => checked?,
+    }
     feeds_check.down("waiting for the lease");
     let lease = LeaseConfig {
         name: config.stream.clone(),
@@ -220,7 +228,7 @@ async fn wind_down(
 /// What the stream holds, ready to go on from.
 struct Prepared {
     line: Line,
-    past: Past,
+    past: HashMap<Venue, Past>,
     /// The last sequence.
     last: u64,
 }
@@ -235,7 +243,9 @@ async fn prepare(
     let last = publisher.take_over().await?;
     let plans = Plans::new(config.feeds.feeds.iter().map(Plan::of).collect());
     let recovered = recovery::recover(&cx.client, &config.stream, last, &plans).await?;
-    let past = Venue::new("sim").map(|venue| recovered.past(&venue))?;
+    let simulated = config.feeds.feeds.iter().filter_map(FeedConfig::simulated);
+    let past = simulated.map(|venue| (venue.clone(), recovered.past(venue)));
+    let past = past.collect();
     let refresh = i64::try_from(config.retention.as_nanos() / 2).unwrap_or(i64::MAX);
     Ok(Prepared {
         line: Line::new(plans, recovered, refresh, metrics),

@@ -1,10 +1,11 @@
 //! Keeps every feed running, each on its own: backoff, staleness, state ticks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use schemas::id::Symbol;
+use schemas::id::{Symbol, Venue};
 use schemas::tick::{Feed as FeedTick, FeedState, Head, Tick};
 use schemas::time::Clock;
 use tokio::sync::mpsc;
@@ -37,8 +38,8 @@ pub struct FeedsContext {
     pub metrics: FeedMetrics,
     /// Knows the state of every feed.
     pub standings: Arc<Standings>,
-    /// What the stream holds of the simulated venue.
-    pub past: Arc<Past>,
+    /// What the stream holds of simulated venues.
+    pub past: Arc<HashMap<Venue, Past>>,
 }
 
 /// Starts every feed; each ends when `stop` is cancelled.
@@ -163,11 +164,14 @@ impl Tender {
         let mut rejects = Rejects::new(self.config.name.as_str(), self.cx.metrics.clone());
         match self.config.source.clone() {
             Source::Sim {
+                venue,
                 instruments,
                 rate,
                 seed,
             } => {
-                let sim = Sim::new(instruments, rate, seed, &self.cx.past, clock);
+                let before = Past::default();
+                let past = self.cx.past.get(&venue).unwrap_or(&before);
+                let sim = Sim::new(venue, (instruments, rate), seed, past, clock);
                 self.pump(sim, None).await
             }
             Source::Replay {

@@ -101,7 +101,7 @@ pub struct Continuity {
     asked: BTreeMap<u64, BTreeMap<String, From>>,
     /// Unsubscriptions that are not acknowledged yet.
     leaving: BTreeSet<u64>,
-    /// The streams of the last welcome, where they are of another history than what is held.
+    /// The streams of the last welcome.
     offered: Vec<StreamInfo>,
     counts: Counts,
 }
@@ -163,10 +163,9 @@ impl Continuity {
             .filter(|text| !wanted.contains(text))
             .collect();
         self.left(held.iter().map(String::as_str));
+        // What was kept for what is not wanted any more, is not needed any more.
         let offered = std::mem::take(&mut self.offered);
-        if !offered.is_empty() {
-            self.welcome(&offered);
-        }
+        self.welcome(&offered);
         self.resubscribed(None);
     }
 
@@ -263,33 +262,26 @@ impl Continuity {
     }
 
     fn welcome(&mut self, streams: &[StreamInfo]) -> Verdict {
-        let mut void = false;
+        self.offered = streams.to_vec();
         let mut renumbered = Vec::with_capacity(streams.len());
         for info in streams {
-            let known = self
-                .streams
-                .iter()
-                .find(|known| known.name == info.name && known.epoch == info.e);
-            void |= known.is_none() && self.is_used(&info.name);
+            // The server answers a position of another epoch with a reset; until then the old one is
+            // kept, so that the resumption names it.
+            let known = self.streams.iter().find(|known| {
+                known.name == info.name && (known.epoch == info.e || self.stands_in(&info.name))
+            });
             renumbered.push(known.cloned().unwrap_or_else(|| Stream {
                 name: info.name.clone(),
                 epoch: info.e,
                 cursor: None,
             }));
         }
-        // The server answers a position of another epoch with a reset; until then the old one is
-        // kept, so that the resumption names it.
-        if void {
-            self.offered = streams.to_vec();
-            return Verdict::Other;
-        }
-        self.offered.clear();
-        // A stream that is not there any more is named once more, or what it had would be missed.
-        let gone = self.streams.iter().filter(|known| {
-            let is_offered = streams.iter().any(|info| info.name == known.name);
-            !is_offered && self.is_used(&known.name)
-        });
-        renumbered.extend(gone.cloned());
+        // So with a stream that is not there any more: what was its, another one may carry.
+        let is_gone = |known: &&Stream| {
+            let is_known = |info: &StreamInfo| info.name == known.name;
+            !streams.iter().any(is_known) && self.stands_in(&known.name)
+        };
+        renumbered.extend(self.streams.iter().filter(is_gone).cloned());
         let names: Vec<String> = self
             .streams
             .iter()
@@ -307,7 +299,7 @@ impl Continuity {
     }
 
     /// Whether anything is known of a stream by this name.
-    fn is_used(&self, name: &str) -> bool {
+    fn stands_in(&self, name: &str) -> bool {
         let index = self.streams.iter().position(|known| known.name == name);
         index.is_some_and(|index| {
             self.patterns.iter().any(|held| held.stream == name)
@@ -335,6 +327,7 @@ impl Continuity {
                 held.repairing = false;
             }
         }
+        self.moved(&matches, pattern.as_ref(), heads);
         for (name, head) in heads {
             let Some(index) = self.streams.iter().position(|stream| stream.name == *name) else {
                 continue;
@@ -372,27 +365,30 @@ impl Continuity {
                     .covered(text, name)
                     .map_or(start, |held| held.min(start));
                 let topic = self.topics.entry(text.to_owned());
-                let topic = topic.or_insert(Topic::at(index, start));
-                if topic.stream != index {
-                    *topic = Topic::at(index, start);
-                }
-                topic.named = true;
+                topic.or_insert(Topic::at(index, start)).named = true;
             }
-        }
-        if let Some(pattern) = pattern {
-            self.keep_streams(&pattern, heads);
         }
     }
 
-    /// What other streams once had of a pattern, they have no more.
-    fn keep_streams(&mut self, pattern: &Pattern, heads: &BTreeMap<String, StreamSeq>) {
+    /// Other streams than before carry what was subscribed: positions in those mean nothing here.
+    fn moved(
+        &mut self,
+        matches: &impl Fn(&str) -> bool,
+        pattern: Option<&Pattern>,
+        heads: &BTreeMap<String, StreamSeq>,
+    ) {
+        if heads.is_empty() {
+            return;
+        }
         self.patterns
-            .retain(|held| held.pattern != *pattern || heads.contains_key(&held.stream));
+            .retain(|held| Some(&held.pattern) != pattern || heads.contains_key(&held.stream));
         let streams = &self.streams;
         self.topics.retain(|text, topic| {
-            let stream = streams.get(topic.stream);
-            let stays = stream.is_some_and(|stream| heads.contains_key(&stream.name));
-            stays || topic.named || !pattern.matches(text)
+            let carried = streams
+                .get(topic.stream)
+                .is_some_and(|stream| heads.contains_key(&stream.name));
+            let by_this = matches(text) && (pattern.is_none() || !topic.named);
+            carried || !by_this
         });
     }
 
@@ -423,19 +419,17 @@ impl Continuity {
             .streams
             .get(stream)
             .map_or("", |stream| stream.name.as_str());
-        let known = self.topics.get(text);
-        let start = if known.is_some_and(|topic| topic.stream == stream) {
+        let held = self.topics.get(text);
+        let start = if held.is_some_and(|held| held.stream == stream) {
             StreamSeq::ZERO
         } else {
             self.covered(text, name).unwrap_or(StreamSeq::ZERO)
         };
         let topic = self.topics.entry(text.to_owned());
         let topic = topic.or_insert(Topic::at(stream, start));
-        // Another stream carries it now: positions in the one before mean nothing there.
         if topic.stream != stream {
-            let named = topic.named;
-            *topic = Topic::at(stream, start);
-            topic.named = named;
+            // Another stream carries it now.
+            (topic.stream, topic.pos, topic.seen) = (stream, start, StreamSeq::ZERO);
         }
         topic
     }
@@ -529,18 +523,26 @@ impl Continuity {
 
     /// One topic begins anew, perhaps before the cursor, which does not speak for it then.
     fn void(&mut self, text: &str, epoch: Epoch, start: StreamSeq) {
-        let is_held = self.topics.contains_key(text);
-        let index = self.streams.iter().position(|stream| {
-            stream.epoch == epoch && (is_held || self.covered(text, &stream.name).is_some())
+        let held = self.topics.get(text).map(|topic| topic.stream);
+        let is_of = |index: &usize| {
+            let stream = self.streams.get(*index);
+            stream.is_some_and(|stream| stream.epoch == epoch)
+        };
+        // Another stream than the one that it was known by may carry it now.
+        let index = held.filter(is_of).or_else(|| {
+            self.streams.iter().position(|stream| {
+                stream.epoch == epoch && self.covered(text, &stream.name).is_some()
+            })
         });
-        let Some(index) = index else { return };
+        let Some(index) = index.or(held) else { return };
         if let Some(stream) = self.streams.get_mut(index)
             && stream.cursor.is_some_and(|held| held.seq() > start)
         {
             stream.cursor = None;
         }
-        let topic = self.entry(text, index);
-        (topic.pos, topic.seen) = (start, StreamSeq::ZERO);
+        let topic = self.topics.entry(text.to_owned());
+        let topic = topic.or_insert(Topic::at(index, start));
+        (topic.stream, topic.pos, topic.seen) = (index, start, StreamSeq::ZERO);
     }
 
     fn reset(&mut self, stream: Option<&str>, topic: Option<&str>, epoch: Epoch, start: StreamSeq) {

@@ -3,7 +3,7 @@
 //! Every byte of a symbol outside `A-Z a-z 0-9 _ -` is written `%HH` in subjects and `=HH` in KV
 //! keys, so a symbol is always exactly one token.
 
-use crate::id::IdError;
+use crate::id::{IdError, Venue};
 use crate::topic::{self, MAX_BYTES, Topic, TopicError};
 
 /// The prefix of everything that a stream of ticks stores.
@@ -54,6 +54,11 @@ pub fn live(topic: &Topic) -> String {
     spell(LIVE, topic)
 }
 
+/// Every subject under which ticks of this venue are stored.
+pub fn of_venue(venue: &Venue) -> String {
+    format!("{STORED}*.{venue}.>")
+}
+
 /// The subject of the publisher's own filler messages; no topic, never shown to clients.
 pub fn fence(stream: &str) -> String {
     format!("{STORED}fence.{}", escape(stream, '%'))
@@ -93,7 +98,7 @@ pub fn kv_token(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Kind, Symbol, Venue};
+    use crate::id::{Kind, Symbol};
 
     #[test]
     fn the_longest_topic_fits_a_subject() {

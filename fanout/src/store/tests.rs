@@ -124,6 +124,18 @@ fn a_stream_is_known_by_the_venues_of_its_subjects() {
 }
 
 #[test]
+fn what_is_left_of_another_streams_venue_is_not_told() {
+    let mut known = known(1, 0, 1 << 20);
+    known.venues = Venues::of(["tick.*.x.>", "tick.fence.T"]);
+    for (subject, is_told) in [("tick.trade.x.A", true), ("tick.trade.y.A", false)] {
+        let (seq, time) = (seq(1), UnixNanos::new(1));
+        assert_eq!(known.apply(subject, seq, time, b"").is_some(), is_told);
+    }
+    let all = ">".parse().unwrap();
+    assert_eq!(known.select(&all).count(), 1);
+}
+
+#[test]
 fn a_topic_id_names_its_stream() {
     for (stream, index) in [(0, 0), (3, 7), (15, (1 << TOPIC_BITS) - 1)] {
         let stream = StreamNo(stream);

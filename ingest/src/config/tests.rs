@@ -59,7 +59,22 @@ fn errors_name_line_field_and_limit() {
         ),
         (
             format!("{feed}{}", feed.replace("\"a\"", "\"b\"")),
-            "line 6: there is one simulated venue",
+            "line 6: venue \"sim\" is simulated already: give its feed more instruments, or",
+        ),
+        (
+            format!(
+                "{feed}venue = \"x\"\n{}venue = \"x\"",
+                feed.replace("\"a\"", "\"b\"")
+            ),
+            "line 7: venue \"x\" is simulated already",
+        ),
+        (
+            format!("{feed}venue = \"Sim B\""),
+            "line 4: venue \"Sim B\" is not 1 to",
+        ),
+        (
+            feed.replace("sim", "coinbase") + "symbols = [\"A\"]\nvenue = \"x\"",
+            "line 5: venue does not belong to source \"coinbase\"",
         ),
         (
             feed.replace("sim", "moon"),
@@ -135,6 +150,15 @@ fn errors_name_line_field_and_limit() {
             "{said:?} instead of {expected:?}"
         );
     }
+}
+
+#[test]
+fn every_simulator_has_a_venue_of_its_own() {
+    let feed = "[[feed]]\nname = \"a\"\nsource = \"sim\"\n";
+    let text = format!("{feed}{}venue = \"simb\"\n", feed.replace("\"a\"", "\"b\""));
+    let feeds = parse(&text, Path::new("")).unwrap().feeds;
+    let venues: Vec<_> = feeds.iter().filter_map(FeedConfig::venue).collect();
+    assert!(venues.iter().map(Venue::as_str).eq(["sim", "simb"]));
 }
 
 #[test]

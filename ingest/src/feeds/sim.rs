@@ -44,15 +44,15 @@ pub struct Sim {
 impl Sim {
     /// A venue of `instruments` that makes `rate` ticks per second and goes on from its past.
     pub fn new(
-        instruments: NonZeroU32,
-        rate: NonZeroU32,
+        venue: Venue,
+        (instruments, rate): (NonZeroU32, NonZeroU32),
         seed: u64,
         past: &Past,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let mut steps = interval(STEP);
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let market = Market::new(instruments.get(), seed, past, clock.now());
+        let market = Market::new(venue, instruments.get(), seed, past, clock.now());
         let rate = u64::from(rate.get());
         Self {
             market,
@@ -98,7 +98,7 @@ struct Market {
     instruments: Vec<Walk>,
     /// Cumulated weights: few instruments make most of the ticks.
     weights: Vec<f64>,
-    venue: Option<Venue>,
+    venue: Venue,
     rng: StdRng,
     next_id: u64,
 }
@@ -112,7 +112,7 @@ struct Walk {
 }
 
 impl Market {
-    fn new(count: u32, seed: u64, past: &Past, now: UnixNanos) -> Self {
+    fn new(venue: Venue, count: u32, seed: u64, past: &Past, now: UnixNanos) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut total = 0.0;
         let mut weights = Vec::new();
@@ -141,7 +141,7 @@ impl Market {
         Self {
             instruments,
             weights,
-            venue: Venue::new("sim").ok(),
+            venue,
             rng,
             next_id,
         }
@@ -149,7 +149,7 @@ impl Market {
 
     fn listing(&self, now: UnixNanos) -> Vec<Tick> {
         let list = |walk: &Walk| {
-            let inst = instrument(self.venue.as_ref()?, walk.symbol.as_ref()?, now);
+            let inst = instrument(&self.venue, walk.symbol.as_ref()?, now);
             let tick_size = Price::new(Decimal::new(1, 2)).ok();
             let name = walk
                 .symbol
@@ -176,13 +176,13 @@ impl Market {
             let index = self.weights.partition_point(|weight| *weight <= point);
             let trades = self.rng.random_range(0..10) < TRADES_OF_TEN;
             let id = self.next_id;
-            let (Some(walk), Some(venue)) = (self.instruments.get_mut(index), &self.venue) else {
+            let Some(walk) = self.instruments.get_mut(index) else {
                 continue;
             };
             let Some(symbol) = walk.symbol.clone() else {
                 continue;
             };
-            let mut head = Head::new(venue.clone(), symbol, now);
+            let mut head = Head::new(self.venue.clone(), symbol, now);
             head.event = Some(now);
             let made = if trades {
                 walk.trade(head, id, &mut self.rng)
@@ -295,11 +295,15 @@ mod tests {
 
     const START: i64 = 1_767_000_000_000_000_000;
 
+    fn venue() -> Venue {
+        Venue::new("simb").unwrap()
+    }
+
     #[test]
     fn a_seed_makes_a_run_repeatable_and_quotes_never_cross() {
         let run = || {
             let now = UnixNanos::new(START);
-            let mut market = Market::new(50, 7, &Past::default(), now);
+            let mut market = Market::new(venue(), 50, 7, &Past::default(), now);
             (0..5_000)
                 .map(|_| market.tick(UnixNanos::EPOCH))
                 .collect::<Vec<_>>()
@@ -307,6 +311,7 @@ mod tests {
         let ticks = run();
         assert_eq!(ticks, run());
         let mut ids = Vec::new();
+        assert!(ticks.iter().all(|tick| tick.head().venue == venue()));
         for tick in &ticks {
             if let Tick::Quote(quote) = tick {
                 assert!(quote.bid < quote.ask);
@@ -337,8 +342,8 @@ mod tests {
         let quote = (bid.parse().unwrap(), ask.parse().unwrap());
         past.quotes.insert(known.clone(), quote);
         let (now, before) = (UnixNanos::new(0), Past::default());
-        let mut fresh = Market::new(2, 7, &before, now);
-        let mut market = Market::new(2, 7, &past, now);
+        let mut fresh = Market::new(venue(), 2, 7, &before, now);
+        let mut market = Market::new(venue(), 2, 7, &past, now);
         assert_eq!(market.next_id, 901);
         assert!((first(&mut market, &known) - 7_123_450).abs() < 20);
         let same = first(&mut market, &unknown) - first(&mut fresh, &unknown);
@@ -350,7 +355,7 @@ mod tests {
         for (bid, ask) in [("0.01", "0.02"), ("-5", "5"), ("900000", "900001")] {
             let quote = (bid.parse().unwrap(), ask.parse().unwrap());
             past.quotes.insert(known.clone(), quote);
-            let mid = |past| Market::new(1, 7, past, now).instruments[0].mid;
+            let mid = |past| Market::new(venue(), 1, 7, past, now).instruments[0].mid;
             assert_eq!(mid(&past), mid(&before), "{bid}");
         }
     }

@@ -13,6 +13,9 @@ use crate::{epoch, stream};
 /// The oldest nats-server that has everything this crate relies on.
 pub const MINIMUM_SERVER: (u64, u64, u64) = (2, 12, 8);
 
+/// JetStream's error for a stream that takes subjects of another.
+const OVERLAP: u64 = 10065;
+
 /// Why a broker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
@@ -33,6 +36,17 @@ pub enum ProvisionError {
         found: Value,
         /// The value that is needed.
         wanted: Value,
+    },
+    /// Another stream takes some of the ticks.
+    #[error(
+        "stream {stream} cannot take {subjects}: another stream takes some of that already; give each \
+         stream venues of its own with --venues, first the one that has too many"
+    )]
+    Overlap {
+        /// The stream.
+        stream: String,
+        /// What it was to take.
+        subjects: String,
     },
     /// The broker refused.
     #[error("cannot provision {what}")]
@@ -105,7 +119,8 @@ pub async fn provision(client: &Client, spec: &StreamSpec) -> Result<Epoch, Prov
         let name = format!("KV_{bucket}");
         ensure(client, &name, bucket_config(bucket, spec.replicas)).await?;
     }
-    ensure(client, &spec.name, stream_config(spec)).await?;
+    let ensured = ensure(client, &spec.name, stream_config(spec)).await;
+    ensured.map_err(|error| overlapping(spec, error))?;
     consumer(client, spec)
         .await
         .map_err(named("consumer recorder"))?;
@@ -145,7 +160,7 @@ fn subjects(spec: &StreamSpec) -> Vec<String> {
     if spec.venues.is_empty() {
         return vec!["tick.>".to_owned()];
     }
-    let of_venues = spec.venues.iter().map(|venue| format!("tick.*.{venue}.>"));
+    let of_venues = spec.venues.iter().map(subject::of_venue);
     of_venues.chain([subject::fence(&spec.name)]).collect()
 }
 
@@ -214,6 +229,19 @@ async fn ensure(client: &Client, name: &str, wanted: Value) -> Result<(), Provis
         .await
         .map_err(failed)?;
     Ok(())
+}
+
+/// Says what it means that the subjects of two streams overlap.
+fn overlapping(spec: &StreamSpec, error: ProvisionError) -> ProvisionError {
+    let is_overlap =
+        matches!(&error, ProvisionError::Api { source, .. } if source.code() == Some(OVERLAP));
+    if !is_overlap {
+        return error;
+    }
+    ProvisionError::Overlap {
+        stream: spec.name.clone(),
+        subjects: subjects(spec).join(", "),
+    }
 }
 
 fn refuse_incompatible(what: &str, found: &Value, wanted: &Value) -> Result<(), ProvisionError> {

@@ -3,7 +3,9 @@
 use async_nats::Client;
 use bytes::Bytes;
 use data_encoding::BASE64;
+use schemas::id::Venue;
 use schemas::position::StreamSeq;
+use schemas::subject;
 use schemas::time::UnixNanos;
 use serde::Deserialize;
 use serde_json::json;
@@ -134,6 +136,12 @@ fn covers(filter: &str, taken: &str) -> bool {
         }
     }
     tokens.next().is_none()
+}
+
+/// Whether a stream with these subjects takes every tick of a venue.
+pub fn takes(subjects: &[String], venue: &Venue) -> bool {
+    let wanted = subject::of_venue(venue);
+    subjects.iter().any(|taken| covers(taken, &wanted))
 }
 
 /// The configuration of a stream, as the broker spells it; `None` if there is no such stream.
@@ -309,7 +317,19 @@ pub(crate) async fn next_of(
 
 #[cfg(test)]
 mod tests {
-    use super::covers;
+    use schemas::id::Venue;
+
+    use super::{covers, takes};
+
+    #[test]
+    fn a_stream_takes_the_venues_of_its_subjects() {
+        let taken = |subjects: &[&str]| {
+            let subjects: Vec<String> = subjects.iter().map(|&text| text.to_owned()).collect();
+            takes(&subjects, &Venue::new("sim").unwrap())
+        };
+        assert!(taken(&["tick.>"]) && taken(&["tick.*.okx.>", "tick.*.sim.>"]));
+        assert!(!taken(&["tick.*.simb.>", "tick.fence.sim"]) && !taken(&["tick.trade.sim.>"]));
+    }
 
     #[test]
     fn a_filter_covers_what_it_cannot_miss() {

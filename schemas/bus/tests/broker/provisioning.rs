@@ -6,6 +6,7 @@ use anyhow::Result;
 use async_nats::jetstream::{self, stream};
 use bus::provision::{ProvisionError, StreamSpec, provision};
 use futures_util::StreamExt;
+use schemas::id::Venue;
 use tokio::time::timeout;
 
 use crate::server::Server;
@@ -174,5 +175,28 @@ async fn subjects_of_another_stream_are_refused() -> Result<()> {
         matches!(&refusal, Err(ProvisionError::Api { what, .. }) if what == STREAM),
         "{refusal:?}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_share_no_venue() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    let of = |name: &str, venues: &[&str]| StreamSpec {
+        name: name.to_owned(),
+        venues: venues.iter().flat_map(|venue| Venue::new(venue)).collect(),
+        ..spec()
+    };
+    provision(&client, &spec()).await?;
+    for wanted in [of("B", &[]), of("B", &["simb"])] {
+        let refusal = provision(&client, &wanted).await.unwrap_err();
+        assert!(matches!(refusal, ProvisionError::Overlap { .. }));
+        let said = refusal.to_string();
+        assert!(said.contains("stream B cannot take tick.") && said.contains("--venues"));
+    }
+    provision(&client, &of(STREAM, &["sim"])).await?;
+    provision(&client, &of("B", &["simb"])).await?;
+    let greedy = provision(&client, &of(STREAM, &["sim", "simb"])).await;
+    assert!(matches!(greedy, Err(ProvisionError::Overlap { .. })));
     Ok(())
 }
