@@ -87,7 +87,7 @@ impl Track {
         &mut self,
         who: &mut Subscriber,
         op: &'a Subscribe,
-        wanted: &[Wanted],
+        (wanted, streams): (&[Wanted], &[&str]),
         known: &Known,
     ) -> Base<'a> {
         if !self.is_of(known) {
@@ -96,10 +96,14 @@ impl Track {
         let Some(epoch) = known.epoch else {
             return Base::Head;
         };
-        let is_void = match op.from.get(&*known.stream) {
-            Some(from) => from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor)),
-            // Only others: what was theirs, may be this one's now.
-            None => !op.from.is_empty() && wanted.iter().any(|wanted| wanted.is_of(known)),
+        let is_void = if let Some(from) = op.from.get(&*known.stream) {
+            from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor))
+        } else {
+            // Only others: what was theirs, may be this one's now. What has a position of its own is
+            // told one by one.
+            let is_gone = op.from.keys().any(|name| !streams.contains(&&**name));
+            let mut of_it = wanted.iter().filter(|wanted| wanted.is_of(known));
+            is_gone || !op.from.is_empty() && of_it.any(|wanted| !wanted.is_placed(op, known))
         };
         if is_void {
             self.void_all(who, known, epoch);
@@ -415,7 +419,7 @@ fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<Strea
 }
 
 /// Whether the client knows a topic by its position in another stream than the one that carries it.
-fn is_elsewhere(op: &Subscribe, topic: &str, known: &Known) -> bool {
+pub(super) fn is_elsewhere(op: &Subscribe, topic: &str, known: &Known) -> bool {
     let has = |from: &From| from.s.contains_key(topic);
     !op.from.get(&*known.stream).is_some_and(has) && op.from.values().any(has)
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use schemas::topic::Selector;
 use schemas::ws::{Accepted, ClientOp, ErrorCode, Refused, ServerMessage, Subscribe};
 
-use super::hold::Taking;
+use super::hold::{Taking, is_elsewhere};
 use super::{Session, refusal};
 use crate::index::Index;
 use crate::store::{Known, Store};
@@ -36,6 +36,11 @@ impl Wanted {
             .get(known.number.index())
             .copied()
             .unwrap_or(false)
+    }
+
+    /// Whether it is a topic that the client knows by its position in another stream.
+    pub(super) fn is_placed(&self, op: &Subscribe, known: &Known) -> bool {
+        matches!(self.selector, Selector::Topic(_)) && is_elsewhere(op, &self.text, known)
     }
 }
 
@@ -78,8 +83,9 @@ impl Session {
         {
             *is_new = who.note(text, selector, op.conflate);
         }
+        let names: Vec<&str> = known.iter().map(|known| &*known.stream).collect();
         for ((track, known), index) in tracks.iter_mut().zip(&known).zip(&mut *cx.indexes) {
-            let base = track.base(who, op, &wanted, known);
+            let base = track.base(who, op, (&wanted, &names), known);
             let mut cx = Taking {
                 known,
                 index,
