@@ -12,7 +12,6 @@ use schemas::ws::GapReason;
 use tokio::time::Instant;
 
 use crate::digest::Digest;
-use crate::fleet::STREAM;
 use crate::nomad::{Fact, Record};
 use crate::world::{PATIENCE, eventually};
 
@@ -67,9 +66,9 @@ pub(crate) struct Findings {
 }
 
 impl History {
-    /// Reads the stream whole; nobody may be writing to it.
-    pub(crate) async fn read(client: &Client) -> Result<Self> {
-        let state = retried(async || bus::stream::state(client, STREAM).await).await?;
+    /// Reads a stream whole; nobody may be writing to it.
+    pub(crate) async fn read(client: &Client, stream: &str) -> Result<Self> {
+        let state = retried(async || bus::stream::state(client, stream).await).await?;
         let mut history = Self {
             topics: BTreeMap::new(),
             first: state.first_seq,
@@ -81,7 +80,7 @@ impl History {
         while next <= state.last_seq {
             ensure!(Instant::now() < until, "the stream cannot be read");
             let page = retried(async || {
-                bus::get::next_by_subject(client, STREAM, "tick.>", next, PAGE).await
+                bus::get::next_by_subject(client, stream, "tick.>", next, PAGE).await
             });
             for found in page.await? {
                 ensure!(found.seq == next, "{next} is missing in the stream");
@@ -115,6 +114,18 @@ impl History {
         self.last
     }
 
+    /// Every message of the topics that a string names, up to a position.
+    pub(crate) fn select(&self, text: &str, to: StreamSeq) -> Result<Vec<(&str, StreamSeq)>> {
+        let selector: Selector = text.parse()?;
+        let topics = self.topics.iter();
+        let wanted = topics.filter(|(topic, _)| matches(&selector, topic));
+        let all = wanted.flat_map(|(topic, messages)| {
+            let seqs = messages.all.iter().map(|(seq, _)| *seq);
+            seqs.map(move |seq| (topic.as_str(), seq))
+        });
+        Ok(all.filter(|(_, seq)| *seq <= to).collect())
+    }
+
     /// How many ticks it holds, and of how many topics.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.ids.len(), self.topics.len())
@@ -143,8 +154,8 @@ impl History {
         Ok(count)
     }
 
-    /// Judges a record.
-    pub(crate) fn judge(&self, record: &Record, findings: &mut Findings) -> Result<()> {
+    /// Judges what a record says of this stream.
+    fn judge(&self, stream: usize, record: &Record, findings: &mut Findings) -> Result<()> {
         let mut case = Case {
             history: self,
             record,
@@ -153,17 +164,13 @@ impl History {
             selectors: Vec::new(),
             cursor: StreamSeq::ZERO,
         };
-        case.findings.visits += u64::from(record.visits);
-        for (code, times) in &record.closed {
-            *case.findings.closed.entry(*code).or_default() += times;
-        }
         for wish in &record.wishes {
             for text in &wish.topics {
                 let selector: Selector = text.parse()?;
                 case.selectors.push((selector, wish.conflate != "none"));
             }
         }
-        for fact in &record.facts {
+        for (_, fact) in record.facts.iter().filter(|(of, _)| *of == stream) {
             case.hear(fact)?;
         }
         ensure!(
@@ -174,6 +181,20 @@ impl History {
         );
         Ok(())
     }
+}
+
+/// Judges a record; histories are by the stream's place in the welcome.
+pub(crate) fn judge(histories: &[History], record: &Record, findings: &mut Findings) -> Result<()> {
+    findings.visits += u64::from(record.visits);
+    for (code, times) in &record.closed {
+        *findings.closed.entry(*code).or_default() += times;
+    }
+    let known = |(of, _): &(usize, Fact)| *of < histories.len();
+    ensure!(record.facts.iter().all(known), "facts of another stream");
+    for (stream, history) in histories.iter().enumerate() {
+        history.judge(stream, record, findings)?;
+    }
+    Ok(())
 }
 
 /// A record before the judge.

@@ -25,9 +25,11 @@ pub(crate) struct Received {
     pub(crate) tick: Tick,
 }
 
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
 /// One connection, and what it knows.
 pub(crate) struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: Socket,
     encoding: Encoding,
     pub(crate) continuity: Continuity,
     pub(crate) epoch: Option<Epoch>,
@@ -41,15 +43,7 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, and reads the welcome.
     pub(crate) async fn connect(url: &str, encoding: Encoding) -> Result<Self> {
-        let mut request = url.into_client_request()?;
-        let fields = request.headers_mut();
-        fields.insert("Sec-WebSocket-Protocol", encoding.subprotocol().parse()?);
-        let (socket, response) = tokio_tungstenite::connect_async(request).await?;
-        let chosen = response
-            .headers()
-            .get("Sec-WebSocket-Protocol")
-            .context("a subprotocol")?;
-        assert_eq!(chosen, encoding.subprotocol());
+        let socket = open(url, encoding).await?;
         let mut client = Self {
             socket,
             encoding,
@@ -59,10 +53,25 @@ impl Client {
             said: Vec::new(),
             ops: 0,
         };
-        while client.epoch.is_none() {
-            client.next().await?;
-        }
+        client.welcomed().await?;
         Ok(client)
+    }
+
+    /// Connects again, elsewhere: what it knows of these topics and patterns it brings along.
+    pub(crate) async fn move_to(&mut self, url: &str, wanted: &[&str]) -> Result<()> {
+        self.socket = open(url, self.encoding).await?;
+        let wanted = wanted.iter().map(|&text| text.to_owned()).collect();
+        self.continuity.reconnecting(&wanted);
+        self.epoch = None;
+        self.said.clear();
+        self.welcomed().await
+    }
+
+    async fn welcomed(&mut self) -> Result<()> {
+        while self.epoch.is_none() {
+            self.next().await?;
+        }
+        Ok(())
     }
 
     /// Sends one op.
@@ -154,4 +163,14 @@ impl Client {
         .context("the cursor does not move")??;
         Ok(received)
     }
+}
+
+async fn open(url: &str, encoding: Encoding) -> Result<Socket> {
+    let mut request = url.into_client_request()?;
+    let fields = request.headers_mut();
+    fields.insert("Sec-WebSocket-Protocol", encoding.subprotocol().parse()?);
+    let (socket, response) = tokio_tungstenite::connect_async(request).await?;
+    let chosen = response.headers().get("Sec-WebSocket-Protocol");
+    assert_eq!(chosen.context("a subprotocol")?, encoding.subprotocol());
+    Ok(socket)
 }

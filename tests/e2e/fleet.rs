@@ -29,6 +29,16 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// The stream's own bound is what counts: without one here the server takes what the disk has left.
 const MAX_STORE: u64 = 1 << 40;
 
+/// A stream, and who writes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    /// The venues that it takes, comma-separated; all if there are none.
+    pub(crate) venues: &'static str,
+    /// The feeds of its ingest.
+    pub(crate) feeds: String,
+}
+
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -36,9 +46,8 @@ pub(crate) struct Plan {
     pub(crate) brokers: usize,
     /// How many replicas serve clients.
     pub(crate) fanouts: usize,
-    /// The feeds of ingest.
-    pub(crate) feeds: String,
-    /// Arguments of `tickwire provision` beside the broker's address.
+    pub(crate) streams: Vec<Stream>,
+    /// Arguments of `tickwire provision` beside the stream and the broker's address.
     pub(crate) provision: Vec<&'static str>,
     /// Arguments of every `tickwire fanout` beside addresses.
     pub(crate) fanout: Vec<&'static str>,
@@ -72,8 +81,20 @@ pub(crate) struct Fleet {
     dir: TempDir,
     password: String,
     pub(crate) brokers: Vec<Broker>,
-    pub(crate) ingest: Process,
+    /// One for each stream.
+    pub(crate) ingests: Vec<Process>,
     pub(crate) fanouts: Vec<Replica>,
+}
+
+impl Stream {
+    /// The only stream: of whatever venue.
+    pub(crate) fn only(feeds: String) -> Self {
+        Self {
+            name: STREAM,
+            venues: "",
+            feeds,
+        }
+    }
 }
 
 impl Process {
@@ -87,7 +108,7 @@ impl Process {
         }
     }
 
-    fn with<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn with<'a>(mut self, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         self.arguments
             .extend(arguments.into_iter().map(str::to_owned));
         self
@@ -202,62 +223,92 @@ impl Replica {
 impl Fleet {
     /// Starts everything but ingest, and waits until clients can connect.
     pub(crate) async fn start(plan: &Plan) -> Result<Self> {
-        let dir = TempDir::new()?;
-        let password = format!("{:032x}", rand::rng().random::<u128>());
-        let mut brokers = brokers(dir.path(), &password, plan.brokers)?;
-        for broker in &mut brokers {
+        let mut fleet = Self::of(plan)?;
+        for broker in &mut fleet.brokers {
             broker.process.start()?;
         }
-        let urls: Vec<String> = brokers.iter().map(Broker::url).collect();
-        let login = |role: &str| {
-            let login = ["--nats-url", &urls.join(","), "--nats-user", role];
-            let login = login.map(str::to_owned).into_iter();
-            let secret = ["--nats-password".to_owned(), password.clone()];
-            login.chain(secret).collect::<Vec<String>>()
-        };
-        let role = |name: &str, role: &str| {
-            let login = login(role);
-            Process::new(dir.path(), name, BINARY)
-                .with([role])
-                .with(login.iter().map(String::as_str))
-        };
-        let copies = plan.brokers.to_string();
-        let mut provision = role("provision", "provision")
-            .with(["--replicas", &copies])
-            .with(plan.provision.iter().copied());
-        provisioned(&mut provision).await?;
-        let mut fanouts = Vec::new();
-        for number in 0..plan.fanouts {
-            let (ws, ops) = (address()?, address()?);
-            let process = role(&format!("fanout-{number}"), "fanout")
-                .with(["--ws", &ws, "--ops", &ops, "--shards", "1"])
-                .with(["--node", &format!("replica-{number}")])
-                .with(plan.fanout.iter().copied());
-            fanouts.push(Replica {
-                process,
-                ws: format!("ws://{ws}/v1/stream"),
-                ops: format!("http://{ops}"),
-            });
+        for stream in &plan.streams {
+            fleet.provision(plan, stream).await?;
         }
-        for fanout in &mut fanouts {
+        for fanout in &mut fleet.fanouts {
             fanout.process.start()?;
         }
-        for fanout in &mut fanouts {
+        for fanout in &mut fleet.fanouts {
             fanout.ready().await?;
         }
-        let (feeds, acked) = (dir.path().join("feeds.toml"), dir.path().join("acked.tsv"));
-        std::fs::write(&feeds, &plan.feeds)?;
-        let ingest = role("ingest", "ingest")
-            .with(["--ops", &address()?, "--node", "writer"])
-            .with(["--feeds", &feeds.to_string_lossy()])
-            .with(["--ack-log", &acked.to_string_lossy()]);
-        Ok(Self {
+        Ok(fleet)
+    }
+
+    /// All processes, none of them started.
+    pub(crate) fn of(plan: &Plan) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let password = format!("{:032x}", rand::rng().random::<u128>());
+        let names: Vec<&str> = plan.streams.iter().map(|stream| stream.name).collect();
+        let brokers = brokers(dir.path(), &password, (plan.brokers, &names))?;
+        let mut fleet = Self {
             dir,
             password,
             brokers,
-            ingest,
-            fanouts,
+            ingests: Vec::new(),
+            fanouts: Vec::new(),
+        };
+        for number in 0..plan.fanouts {
+            let replica = fleet.replica(number, &names.join(","), plan)?;
+            fleet.fanouts.push(replica);
+        }
+        for stream in &plan.streams {
+            let ingest = fleet.writer(stream)?;
+            fleet.ingests.push(ingest);
+        }
+        Ok(fleet)
+    }
+
+    /// Provisions a stream, as soon as the brokers agree on a leader.
+    pub(crate) async fn provision(&self, plan: &Plan, stream: &Stream) -> Result<()> {
+        let mut process = self
+            .role("provision", "provision")
+            .with(["--stream", stream.name])
+            .with((!stream.venues.is_empty()).then_some("--venues"))
+            .with((!stream.venues.is_empty()).then_some(stream.venues))
+            .with(["--replicas", &plan.brokers.to_string()])
+            .with(plan.provision.iter().copied());
+        provisioned(&mut process).await
+    }
+
+    /// A replica that carries these streams.
+    pub(crate) fn replica(&self, number: usize, streams: &str, plan: &Plan) -> Result<Replica> {
+        let (ws, ops) = (address()?, address()?);
+        let process = self
+            .role(&format!("fanout-{number}"), "fanout")
+            .with(["--ws", &ws, "--ops", &ops, "--shards", "1"])
+            .with(["--node", &format!("replica-{number}")])
+            .with(["--stream", streams])
+            .with(plan.fanout.iter().copied());
+        Ok(Replica {
+            process,
+            ws: format!("ws://{ws}/v1/stream"),
+            ops: format!("http://{ops}"),
         })
+    }
+
+    /// The ingest of a stream.
+    pub(crate) fn writer(&self, stream: &Stream) -> Result<Process> {
+        let feeds = self.dir.path().join(format!("{}.toml", stream.name));
+        std::fs::write(&feeds, &stream.feeds)?;
+        Ok(self
+            .role(&format!("ingest-{}", stream.name), "ingest")
+            .with(["--ops", &address()?, "--node", "writer"])
+            .with(["--stream", stream.name])
+            .with(["--feeds", &feeds.to_string_lossy()])
+            .with(["--ack-log", &self.ack_log(stream.name).to_string_lossy()]))
+    }
+
+    /// A process of a role, connected to the brokers.
+    fn role(&self, name: &str, role: &str) -> Process {
+        let urls: Vec<String> = self.brokers.iter().map(Broker::url).collect();
+        Process::new(self.dir.path(), name, BINARY)
+            .with([role, "--nats-url", &urls.join(","), "--nats-user", role])
+            .with(["--nats-password", &self.password])
     }
 
     /// A connection with the rights of ingest, which may read the stream as well.
@@ -273,9 +324,9 @@ impl Fleet {
         Ok(client)
     }
 
-    /// Where what ingest knows to be stored is recorded.
-    pub(crate) fn ack_log(&self) -> PathBuf {
-        self.dir.path().join("acked.tsv")
+    /// Where what the ingest of a stream knows to be stored is recorded.
+    pub(crate) fn ack_log(&self, stream: &str) -> PathBuf {
+        self.dir.path().join(format!("{stream}.tsv"))
     }
 
     /// Which broker leads the stream.
@@ -305,7 +356,7 @@ impl Fleet {
     pub(crate) fn last_words(&self) -> String {
         let fanouts = self.fanouts.iter().map(|fanout| &fanout.process);
         let brokers = self.brokers.iter().map(|broker| &broker.process);
-        let all = fanouts.chain([&self.ingest]).chain(brokers);
+        let all = fanouts.chain(&self.ingests).chain(brokers);
         let words = all.map(|process| {
             let said = process.said().unwrap_or_default();
             let lines: Vec<&str> = said.lines().collect();
@@ -332,7 +383,6 @@ async fn cluster(client: &Client) -> Result<Value> {
     Ok(info["cluster"].take())
 }
 
-/// Provisions, as soon as the brokers agree on a leader.
 async fn provisioned(process: &mut Process) -> Result<()> {
     let outcome = until("the broker cannot be provisioned", async || {
         process.start()?;
@@ -342,7 +392,8 @@ async fn provisioned(process: &mut Process) -> Result<()> {
     outcome.with_context(|| process.said().unwrap_or_default())
 }
 
-fn brokers(dir: &Path, password: &str, count: usize) -> Result<Vec<Broker>> {
+fn brokers(dir: &Path, password: &str, (count, streams): (usize, &[&str])) -> Result<Vec<Broker>> {
+    let roles = roles(&std::fs::read_to_string(ROLES)?, streams);
     let program = nats_server()?;
     let routes: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
     (0..count)
@@ -357,10 +408,9 @@ fn brokers(dir: &Path, password: &str, count: usize) -> Result<Vec<Broker>> {
             });
             let text = format!(
                 "listen: \"127.0.0.1:{port}\"\nserver_name: {name}\n\
-                 jetstream {{ store_dir: \"{}\", max_file_store: {MAX_STORE} }}\n{cluster}{}{}",
+                 jetstream {{ store_dir: \"{}\", max_file_store: {MAX_STORE} }}\n{cluster}{}{roles}",
                 home.display(),
                 passwords.concat(),
-                std::fs::read_to_string(ROLES)?
             );
             let config = home.join("server.conf");
             std::fs::write(&config, text)?;
@@ -369,6 +419,19 @@ fn brokers(dir: &Path, password: &str, count: usize) -> Result<Vec<Broker>> {
             Ok(Broker { process, port })
         })
         .collect()
+}
+
+/// The rights for these streams, as the file says that they are made: every line that names the
+/// stream once with each name.
+fn roles(text: &str, streams: &[&str]) -> String {
+    let named = |line: &str| -> Vec<String> {
+        if line.starts_with('#') || !line.contains(STREAM) {
+            return vec![line.to_owned()];
+        }
+        let all = streams.iter();
+        all.map(|stream| line.replace(STREAM, stream)).collect()
+    };
+    text.lines().flat_map(named).collect::<Vec<_>>().join("\n")
 }
 
 /// How one broker of several finds the others.

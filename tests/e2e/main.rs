@@ -26,5 +26,6 @@ mod nomad;
 mod process;
 mod resume;
 mod rolling;
+mod split;
 mod sse;
 mod world;

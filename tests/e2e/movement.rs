@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::checker::{Findings, History};
-use crate::fleet::{Fleet, Plan, STREAM};
+use crate::checker::{Findings, History, judge};
+use crate::fleet::{Fleet, Plan, STREAM, Stream};
 use crate::nomad::{Nomad, Record, Road, Wish};
 use crate::world::{PATIENCE, eventually, say};
 
@@ -92,9 +92,18 @@ fn setting(name: &str) -> Option<String> {
 
 /// The simulator's symbols, once all of them are listed.
 pub(crate) async fn symbols(client: &Client, count: usize) -> Result<Vec<String>> {
-    let listed = ["tick.inst.sim.*".to_owned()];
+    listed(client, (STREAM, "sim"), count).await
+}
+
+/// The symbols of a simulated venue that a stream has, once all of them are listed.
+pub(crate) async fn listed(
+    client: &Client,
+    (stream, venue): (&str, &str),
+    count: usize,
+) -> Result<Vec<String>> {
+    let listed = [format!("tick.inst.{venue}.*")];
     let found = eventually("not every instrument is listed", async || {
-        let found = bus::get::multi_last(client, STREAM, &listed).await;
+        let found = bus::get::multi_last(client, stream, &listed).await;
         Ok(found.ok().filter(|found| found.len() >= count))
     });
     let name = |subject: &str| subject.rsplit('.').next().map(str::to_owned);
@@ -175,7 +184,7 @@ pub(crate) async fn journey(
     let mut fleet = Fleet::start(&Plan {
         brokers,
         fanouts: 3,
-        feeds: scale.feeds(seed),
+        streams: vec![Stream::only(scale.feeds(seed))],
         provision: Vec::new(),
         fanout: PATIENT.iter().chain(fanout).copied().collect(),
     })
@@ -189,10 +198,28 @@ async fn travel(
     (scale, seed): (Scale, u64),
     chaos: impl AsyncFnOnce(&mut Fleet, &mut StdRng, Instant) -> Result<String>,
 ) -> Result<Findings> {
-    fleet.ingest.start()?;
+    fleet.ingests[0].start()?;
     let client = fleet.client().await?;
     let symbols = symbols(&client, scale.instruments).await?;
     let mut rng = StdRng::seed_from_u64(seed);
+    let mut clients = Vec::new();
+    for number in 0..scale.clients {
+        clients.push(Nomad::new(number, seed, wishes(number, &symbols, &mut rng)));
+    }
+    let until = Instant::now() + scale.length;
+    let chaos = async |fleet: &mut Fleet| chaos(fleet, &mut rng, until).await;
+    wander(fleet, (&client, &[STREAM]), clients, chaos).await
+}
+
+/// Lets these clients wander between all replicas until `chaos` is over, ends ingest, and judges what
+/// they were told.
+pub(crate) async fn wander(
+    fleet: &mut Fleet,
+    (client, streams): (&Client, &[&str]),
+    clients: Vec<Nomad>,
+    chaos: impl AsyncFnOnce(&mut Fleet) -> Result<String>,
+) -> Result<Findings> {
+    let count = clients.len();
     let all: Arc<[String]> = fleet
         .fanouts
         .iter()
@@ -207,35 +234,42 @@ async fn travel(
         away: 1..2_000,
     };
     let mut travellers: JoinSet<Result<Record>> = JoinSet::new();
-    for number in 0..scale.clients {
-        let wishes = wishes(number, &symbols, &mut rng);
-        travellers.spawn(Nomad::new(number, seed, wishes).wander(road.clone()));
+    for client in clients {
+        travellers.spawn(client.wander(road.clone()));
     }
     let told = tokio::select! {
-        told = chaos(fleet, &mut rng, Instant::now() + scale.length) => told?,
+        told = chaos(fleet) => told?,
         ended = travellers.join_next() => {
             ended.context("there are clients")???;
             anyhow::bail!("a client ended by itself");
         }
     };
-    fleet.ingest.leave().await?;
-    let history = History::read(&client).await?;
-    goal.send_replace(Some(history.last()));
+    for ingest in &mut fleet.ingests {
+        ingest.leave().await?;
+    }
+    let (mut histories, mut sizes) = (Vec::new(), Vec::new());
+    for stream in streams {
+        let history = History::read(client, stream).await?;
+        let acked = std::fs::read_to_string(fleet.ack_log(stream))?;
+        let acked = history.check_acknowledged(&acked)?;
+        let (ticks, topics) = history.size();
+        sizes.push(format!(
+            "{stream} holds {ticks} ticks of {topics} topics, {acked} of them acknowledged"
+        ));
+        histories.push(history);
+    }
+    goal.send_replace(Some(histories.iter().map(History::last).collect()));
     let mut findings = Findings::default();
-    let acked = std::fs::read_to_string(fleet.ack_log())?;
-    let acked = history.check_acknowledged(&acked)?;
     let arrived = timeout(PATIENCE * 2, async {
         while let Some(record) = travellers.join_next().await {
-            history.judge(&record??, &mut findings)?;
+            judge(&histories, &record??, &mut findings)?;
         }
         anyhow::Ok(())
     });
     arrived.await.context("clients do not catch up")??;
-    let (ticks, topics) = history.size();
     say(&format!(
-        "{} clients, {told}; the stream holds {ticks} ticks of {topics} topics, {acked} of them \
-         acknowledged; found {findings}",
-        scale.clients
+        "{count} clients, {told}; {}; found {findings}",
+        sizes.join("; ")
     ));
     Ok(findings)
 }

@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng};
 use schemas::continuity::{Continuity, Verdict};
 use schemas::position::{Cursor, Epoch, StreamSeq};
-use schemas::ws::{Encoding, From, GapReason, ServerMessage};
+use schemas::ws::{Encoding, From, GapReason, ServerMessage, StreamInfo};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -22,7 +22,6 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::digest::Digest;
-use crate::fleet::STREAM;
 use crate::world::PATIENCE;
 
 /// What a client wants, all of it under one conflation.
@@ -84,7 +83,8 @@ pub(crate) struct Record {
     pub(crate) number: usize,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) topics: Vec<String>,
-    pub(crate) facts: Vec<Fact>,
+    /// With the stream that each is of, by its place in the welcome.
+    pub(crate) facts: Vec<(usize, Fact)>,
     /// Connections.
     pub(crate) visits: u32,
     /// How connections were ended by the server, by close code; 1006 is without one.
@@ -100,23 +100,29 @@ pub(crate) struct Record {
 pub(crate) struct Road {
     /// Replicas that clients are sent to.
     pub(crate) replicas: watch::Receiver<Arc<[String]>>,
-    /// Once it is known, everybody stays until everything up to here has arrived.
-    pub(crate) goal: watch::Receiver<Option<StreamSeq>>,
+    /// Once it is known, everybody stays until everything up to here has arrived: of each stream.
+    pub(crate) goal: watch::Receiver<Option<Goal>>,
     /// How many milliseconds a client stays with a replica; for ever if empty.
     pub(crate) stay: Range<u64>,
     /// How many milliseconds it is away.
     pub(crate) away: Range<u64>,
 }
 
+/// A position in each stream.
+pub(crate) type Goal = Arc<[StreamSeq]>;
+
 /// A client.
 pub(crate) struct Nomad {
     rng: StdRng,
     encoding: Encoding,
     continuity: Continuity,
-    cursor: StreamSeq,
+    /// By stream.
+    cursors: Vec<StreamSeq>,
     started: BTreeSet<String>,
-    /// That of this connection's welcome.
-    epoch: Option<Epoch>,
+    /// Those of this connection's welcome.
+    streams: Option<Vec<StreamInfo>>,
+    /// Their names, the same on every connection.
+    names: Vec<String>,
     /// Subscriptions of this connection that are not acknowledged yet; `None` before they are made.
     pending: Option<usize>,
     known: HashMap<String, usize>,
@@ -144,9 +150,10 @@ impl Nomad {
             encoding: Encoding::ALL[rng.random_range(0..2)],
             rng,
             continuity: Continuity::new(),
-            cursor: StreamSeq::ZERO,
+            cursors: Vec::new(),
             started: BTreeSet::new(),
-            epoch: None,
+            streams: None,
+            names: Vec::new(),
             pending: None,
             known: HashMap::new(),
             ops: 0,
@@ -170,9 +177,9 @@ impl Nomad {
     }
 
     /// Stays with one replica until everything up to `goal` has arrived.
-    pub(crate) async fn visit(&mut self, url: &str, goal: StreamSeq) -> Result<()> {
+    pub(crate) async fn visit(&mut self, url: &str, goal: &[StreamSeq]) -> Result<()> {
         let (_replicas, replicas) = watch::channel([url.to_owned()].into());
-        let (_goal, goal) = watch::channel(Some(goal));
+        let (_goal, goal) = watch::channel(Some(goal.into()));
         let mut road = Road {
             replicas,
             goal,
@@ -182,7 +189,7 @@ impl Nomad {
         let until = Instant::now() + PATIENCE;
         while !self.has_arrived(&road) {
             if Instant::now() > until {
-                bail!("the cursor stays at {}", self.cursor);
+                bail!("the cursors stay at {:?}", self.cursors);
             }
             self.visit_one(&mut road).await?;
         }
@@ -196,7 +203,11 @@ impl Nomad {
     }
 
     fn has_arrived(&self, road: &Road) -> bool {
-        road.goal.borrow().is_some_and(|goal| self.cursor >= goal)
+        let goal = road.goal.borrow();
+        goal.as_deref().is_some_and(|goal| {
+            let mut parts = goal.iter().zip(&self.cursors);
+            goal.len() == self.cursors.len() && parts.all(|(goal, cursor)| cursor >= goal)
+        })
     }
 
     async fn visit_one(&mut self, road: &mut Road) -> Result<()> {
@@ -231,7 +242,7 @@ impl Nomad {
     fn leave(&mut self) {
         let wanted = self.record.wishes.iter().flat_map(|wish| &wish.topics);
         self.continuity.reconnecting(&wanted.cloned().collect());
-        (self.epoch, self.pending) = (None, None);
+        (self.streams, self.pending) = (None, None);
     }
 
     /// Takes what comes until it is time to go.
@@ -271,9 +282,9 @@ impl Nomad {
                 }
             }
             if self.pending.is_none()
-                && let Some(epoch) = self.epoch
+                && let Some(streams) = self.streams.take()
             {
-                let ops = self.ask(epoch)?;
+                let ops = self.ask(&streams)?;
                 self.pending = Some(ops.len());
                 for op in ops {
                     if socket.send(op).await.is_err() {
@@ -321,7 +332,7 @@ impl Nomad {
     }
 
     /// The subscriptions of a new connection, from wherever each of them was.
-    fn ask(&mut self, epoch: Epoch) -> Result<Vec<Message>> {
+    fn ask(&mut self, streams: &[StreamInfo]) -> Result<Vec<Message>> {
         let everything = self.continuity.resume(None);
         let mut messages = Vec::new();
         for wish in self.record.wishes.clone() {
@@ -331,12 +342,14 @@ impl Nomad {
                 .cloned()
                 .partition(|text| self.started.contains(text));
             let beginning = || {
-                let from = From {
-                    e: epoch,
+                let from = |stream: &StreamInfo| From {
+                    e: stream.e,
                     c: Some(Cursor::BEGINNING),
                     s: BTreeMap::new(),
                 };
-                BTreeMap::from([(STREAM.to_owned(), from)])
+                let all = streams.iter();
+                all.map(|stream| (stream.name.clone(), from(stream)))
+                    .collect()
             };
             let single = old.iter().all(|text| !text.contains(['*', '>']));
             let from = if single && self.rng.random() {
@@ -374,46 +387,45 @@ impl Nomad {
     fn take(&mut self, message: ServerMessage<Digest>) -> Result<()> {
         let verdict = self.continuity.take(&message);
         match message {
-            ServerMessage::Welcome { streams, .. } => {
-                self.epoch = Some(streams.first().context("a stream")?.e);
-            }
+            ServerMessage::Welcome { streams, .. } => self.welcome(streams)?,
             ServerMessage::Ack { ok, err, .. } => {
                 self.pending = self.pending.map(|count| count.saturating_sub(1));
                 if let Some(refused) = err.first() {
                     bail!("{refused:?}");
                 }
                 for accepted in ok {
-                    if self.started.insert(accepted.c.clone()) {
-                        let pos = accepted.pos.get(STREAM).copied().unwrap_or_default();
-                        self.note(Fact::Start {
-                            text: accepted.c,
-                            pos,
-                        });
+                    if !self.started.insert(accepted.c.clone()) {
+                        continue;
+                    }
+                    for (name, pos) in accepted.pos {
+                        let text = accepted.c.clone();
+                        self.note(self.place(&name)?, Fact::Start { text, pos });
                     }
                 }
             }
-            ServerMessage::D { c, s, p, d, .. } => {
+            ServerMessage::D { c, s, p, d, x } => {
                 let (topic, digest) = (self.topic(c), d.0);
+                let tick = Fact::Tick {
+                    topic,
+                    s,
+                    p,
+                    digest,
+                };
                 match verdict {
-                    Verdict::Deliver => self.note(Fact::Tick {
-                        topic,
-                        s,
-                        p,
-                        digest,
-                    }),
-                    Verdict::Hole => self.note(Fact::Hole { topic, s, p }),
+                    Verdict::Deliver => self.note(place(x)?, tick),
+                    Verdict::Hole => self.note(place(x)?, Fact::Hole { topic, s, p }),
                     _ => {}
                 }
             }
-            ServerMessage::Snap { c, s, d, .. } if verdict == Verdict::Deliver => {
+            ServerMessage::Snap { c, s, d, x } if verdict == Verdict::Deliver => {
                 let (topic, digest) = (self.topic(c), d.0);
-                self.note(Fact::Value { topic, s, digest });
+                self.note(place(x)?, Fact::Value { topic, s, digest });
             }
-            ServerMessage::Skip { i, .. } => {
+            ServerMessage::Skip { i, x } => {
                 for skipped in i {
                     let topic = self.topic(skipped.0);
                     let (to, count) = (skipped.1, skipped.2);
-                    self.note(Fact::Skip { topic, to, count });
+                    self.note(place(x)?, Fact::Skip { topic, to, count });
                 }
             }
             ServerMessage::Gap {
@@ -421,19 +433,27 @@ impl Nomad {
                 from,
                 to,
                 why,
+                x,
                 ..
-            } => self.note(Fact::Gap {
-                text,
-                from,
-                to,
-                why,
-            }),
-            ServerMessage::Reset { c: of, e, .. } => self.note(Fact::Reset { of, epoch: e }),
+            } => {
+                let gap = Fact::Gap {
+                    text,
+                    from,
+                    to,
+                    why,
+                };
+                self.note(place(x)?, gap);
+            }
+            ServerMessage::Reset { st, c: of, e, .. } => {
+                let stream = st.map_or(Ok(0), |name| self.place(&name))?;
+                self.note(stream, Fact::Reset { of, epoch: e });
+            }
             // It speaks for what is held by then.
             ServerMessage::Hb { cur, .. } if self.pending == Some(0) => {
-                if let Some(cursor) = cur.get(STREAM) {
-                    self.cursor = cursor.seq();
-                    self.note(Fact::Cursor(cursor.seq()));
+                for (name, cursor) in cur {
+                    let stream = self.place(&name)?;
+                    self.cursors[stream] = cursor.seq();
+                    self.note(stream, Fact::Cursor(cursor.seq()));
                 }
             }
             ServerMessage::Drain { .. } => self.record.warned += 1,
@@ -443,8 +463,26 @@ impl Nomad {
         Ok(())
     }
 
-    fn note(&mut self, fact: Fact) {
-        self.record.facts.push(fact);
+    /// Every replica carries the same streams, in the same order.
+    fn welcome(&mut self, streams: Vec<StreamInfo>) -> Result<()> {
+        let names: Vec<String> = streams.iter().map(|stream| stream.name.clone()).collect();
+        if self.names.is_empty() {
+            self.cursors = vec![StreamSeq::ZERO; names.len()];
+            self.names.clone_from(&names);
+        }
+        ensure!(self.names == names, "other streams: {names:?}");
+        self.streams = Some(streams);
+        Ok(())
+    }
+
+    /// The place of a stream in the welcome.
+    fn place(&self, name: &str) -> Result<usize> {
+        let place = self.names.iter().position(|known| known == name);
+        place.with_context(|| format!("{name} is no stream of the welcome"))
+    }
+
+    fn note(&mut self, stream: usize, fact: Fact) {
+        self.record.facts.push((stream, fact));
     }
 
     fn topic(&mut self, text: String) -> usize {
@@ -456,6 +494,10 @@ impl Nomad {
         self.known.insert(text, index);
         index
     }
+}
+
+fn place(x: u32) -> Result<usize> {
+    Ok(usize::try_from(x)?)
 }
 
 enum Heard {

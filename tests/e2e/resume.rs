@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use async_nats::Client;
 use schemas::position::StreamSeq;
 
-use crate::checker::{Findings, History};
-use crate::fleet::{Fleet, Plan, STREAM};
+use crate::checker::{Findings, History, judge};
+use crate::fleet::{Fleet, Plan, STREAM, Stream};
 use crate::movement::{PATIENT, journey, kill_all, seed, symbols};
 use crate::nomad::{Fact, Nomad, Wish};
 use crate::world::{say, until};
@@ -25,10 +25,10 @@ fn plan(rate: u32, provision: &[&'static str]) -> Plan {
     Plan {
         brokers: 1,
         fanouts: 2,
-        feeds: format!(
+        streams: vec![Stream::only(format!(
             "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = {INSTRUMENTS}\n\
              rate = {rate}\nseed = 5\nbars = [\"1s\"]\n"
-        ),
+        ))],
         provision: provision.to_vec(),
         fanout: PATIENT.iter().chain(&SMALL_RING).copied().collect(),
     }
@@ -71,26 +71,27 @@ async fn grown(
 async fn a_client_from_beyond_the_ring_gets_all_that_it_missed() -> Result<()> {
     let seed = seed("resume")?;
     let mut fleet = Fleet::start(&plan(2_000, &[])).await?;
-    fleet.ingest.start()?;
+    fleet.ingests[0].start()?;
     let broker = fleet.client().await?;
     let mut clients = clients(seed, &symbols(&broker, INSTRUMENTS).await?);
     for client in &mut clients {
-        client.visit(&fleet.fanouts[0].ws, BEFORE).await?;
+        client.visit(&fleet.fanouts[0].ws, &[BEFORE]).await?;
     }
     let last = bus::stream::state(&broker, STREAM).await?.last_seq.get();
     grown(&broker, |state| state.last_seq.get() > last + AWAY).await?;
     // Once while ticks go on coming, and once when all is quiet.
     let goal = StreamSeq::new(last + AWAY + 5_000);
     for client in &mut clients {
-        client.visit(&fleet.fanouts[1].ws, goal).await?;
+        client.visit(&fleet.fanouts[1].ws, &[goal]).await?;
     }
     grown(&broker, |state| state.last_seq.get() > goal.get() + AWAY).await?;
-    fleet.ingest.leave().await?;
-    let history = History::read(&broker).await?;
+    fleet.ingests[0].leave().await?;
+    let history = History::read(&broker, STREAM).await?;
+    let (end, history) = ([history.last()], [history]);
     let mut findings = Findings::default();
     for client in &mut clients {
-        client.visit(&fleet.fanouts[0].ws, history.last()).await?;
-        history.judge(client.record(), &mut findings)?;
+        client.visit(&fleet.fanouts[0].ws, &end).await?;
+        judge(&history, client.record(), &mut findings)?;
     }
     say(&format!("from beyond the ring: {findings}"));
     ensure!(findings.is_clean() && findings.gaps == 0, "{findings}");
@@ -101,24 +102,25 @@ async fn a_client_from_beyond_the_ring_gets_all_that_it_missed() -> Result<()> {
 async fn a_client_from_beyond_retention_is_told_so_once_and_gets_the_rest() -> Result<()> {
     let seed = seed("retention")?;
     let mut fleet = Fleet::start(&plan(20_000, &["--retain-bytes", "16777216"])).await?;
-    fleet.ingest.start()?;
+    fleet.ingests[0].start()?;
     let broker = fleet.client().await?;
     let mut clients = clients(seed, &symbols(&broker, INSTRUMENTS).await?);
     for client in &mut clients {
-        client.visit(&fleet.fanouts[0].ws, BEFORE).await?;
+        client.visit(&fleet.fanouts[0].ws, &[BEFORE]).await?;
     }
     let last = bus::stream::state(&broker, STREAM).await?.last_seq;
     grown(&broker, |state| state.first_seq > last).await?;
-    fleet.ingest.leave().await?;
-    let history = History::read(&broker).await?;
+    fleet.ingests[0].leave().await?;
+    let history = History::read(&broker, STREAM).await?;
+    let (end, history) = ([history.last()], [history]);
     let mut findings = Findings::default();
     for client in &mut clients {
         let before = client.record().facts.len();
-        client.visit(&fleet.fanouts[1].ws, history.last()).await?;
-        history.judge(client.record(), &mut findings)?;
+        client.visit(&fleet.fanouts[1].ws, &end).await?;
+        judge(&history, client.record(), &mut findings)?;
         let told = &client.record().facts[before..];
         let mut gaps: BTreeMap<&str, u32> = BTreeMap::new();
-        for fact in told {
+        for (_, fact) in told {
             if let Fact::Gap { text, .. } = fact {
                 *gaps.entry(text).or_default() += 1;
             }

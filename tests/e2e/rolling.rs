@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::checker::{Findings, History};
+use crate::checker::{Findings, History, judge};
 use crate::client::Client;
-use crate::fleet::{Fleet, Plan, Replica};
+use crate::fleet::{Fleet, Plan, Replica, STREAM, Stream};
 use crate::movement::{PATIENT, is_soak, seed, symbols};
 use crate::nomad::{Nomad, Record, Road, Wish};
 use crate::world::{PATIENCE, say, until};
@@ -153,7 +153,7 @@ async fn roll(
 
 async fn roll_all(fleet: &mut Fleet, seed: u64) -> Result<()> {
     let (count, rate, _) = scale();
-    fleet.ingest.start()?;
+    fleet.ingests[0].start()?;
     let broker = fleet.client().await?;
     let symbols = symbols(&broker, INSTRUMENTS).await?;
     let (balancer, replicas) = watch::channel(
@@ -189,14 +189,14 @@ async fn roll_all(fleet: &mut Fleet, seed: u64) -> Result<()> {
         gone.push(roll(fleet, number, &balancer, rate).await?);
         all_connected(fleet, count).await?;
     }
-    fleet.ingest.leave().await?;
-    let history = History::read(&broker).await?;
-    goal.send_replace(Some(history.last()));
+    fleet.ingests[0].leave().await?;
+    let history = [History::read(&broker, STREAM).await?];
+    goal.send_replace(Some([history[0].last()].into()));
     let mut findings = Findings::default();
     let (mut warned, mut refused) = (0, 0);
     while let Some(record) = timeout(PATIENCE, clients.join_next()).await? {
         let record = record??;
-        history.judge(&record, &mut findings)?;
+        judge(&history, &record, &mut findings)?;
         warned += record.warned;
         refused += record.refused;
     }
@@ -223,7 +223,7 @@ fn plan(fanouts: usize, extra: &[&'static str]) -> Plan {
     Plan {
         brokers: 1,
         fanouts,
-        feeds: FEEDS.to_owned(),
+        streams: vec![Stream::only(FEEDS.to_owned())],
         provision: Vec::new(),
         fanout: PATIENT.iter().chain(extra).copied().collect(),
     }

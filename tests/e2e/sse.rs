@@ -32,30 +32,36 @@ fn host(world: &World) -> Result<&str> {
     rest.split('/').next().context("a host")
 }
 
-/// The position that an id stands for, as a client of its own making reads it.
-fn positions(id: &str) -> Result<BTreeMap<String, From>> {
-    let mut fields = id.split(':');
-    let mut next = || fields.next().context("a field");
-    let (stream, e, c) = (next()?, next()?.parse()?, next()?.parse()?);
-    let (c, s) = (Some(c), BTreeMap::new());
-    Ok([(stream.to_owned(), From { e, c, s })].into())
+/// The positions that an id stands for, as a client of its own making reads it.
+pub(crate) fn positions(id: &str) -> Result<BTreeMap<String, From>> {
+    let position = |part: &str| {
+        let mut fields = part.split(':');
+        let mut next = || fields.next().context("a field");
+        let (stream, e, c) = (next()?, next()?.parse()?, next()?.parse()?);
+        let (c, s) = (Some(c), BTreeMap::new());
+        Ok((stream.to_owned(), From { e, c, s }))
+    };
+    id.split(',').map(position).collect()
 }
 
 /// A program that reads events and connects again with the last id, as browsers do.
 #[derive(Default)]
-struct Reader {
+pub(crate) struct Reader {
     topics: String,
-    id: Option<String>,
-    continuity: Continuity,
+    pub(crate) id: Option<String>,
+    pub(crate) continuity: Continuity,
     connections: u32,
-    /// Ticks that count, and what the rule had to drop.
-    received: Vec<Received>,
+    /// Ticks that count.
+    pub(crate) received: Vec<Received>,
+    /// The furthest of all streams.
     cursor: StreamSeq,
-    said: Vec<ServerMessage<Tick>>,
+    /// By stream.
+    pub(crate) cursors: BTreeMap<String, StreamSeq>,
+    pub(crate) said: Vec<ServerMessage<Tick>>,
 }
 
 impl Reader {
-    fn of(topics: &str, id: String) -> Self {
+    pub(crate) fn of(topics: &str, id: String) -> Self {
         let (topics, id) = (topics.to_owned(), Some(id));
         Self {
             topics,
@@ -67,6 +73,17 @@ impl Reader {
     /// Reads one connection until the cursor has gone so far and some bytes of what follows have come:
     /// there it is cut, wherever that is.
     async fn read(&mut self, host: &str, until: StreamSeq, bytes_beyond: usize) -> Result<()> {
+        let is_there = |reader: &Self| reader.cursor >= until;
+        self.read_until(host, is_there, bytes_beyond).await
+    }
+
+    /// The same until something holds.
+    pub(crate) async fn read_until(
+        &mut self,
+        host: &str,
+        is_there: impl Fn(&Self) -> bool,
+        bytes_beyond: usize,
+    ) -> Result<()> {
         let mut stream = TcpStream::connect(host).await?;
         let id = self.id.as_deref().unwrap_or_default();
         let request = format!(
@@ -77,7 +94,7 @@ impl Reader {
         self.connections += 1;
         let (mut pending, mut is_open, mut beyond) = (Vec::new(), false, 0);
         let mut chunk = vec![0; 16 * 1024];
-        while self.cursor < until || beyond < bytes_beyond {
+        while !is_there(self) || beyond < bytes_beyond {
             let count = timeout(PATIENCE, stream.read(&mut chunk)).await??;
             if count == 0 {
                 bail!(
@@ -86,7 +103,7 @@ impl Reader {
                 );
             }
             pending.extend_from_slice(&chunk[..count]);
-            beyond += if self.cursor < until { 0 } else { count };
+            beyond += if is_there(self) { count } else { 0 };
             if !is_open {
                 let end = pending.windows(4).position(|end| end == b"\r\n\r\n");
                 let Some(end) = end else { continue };
@@ -147,8 +164,10 @@ impl Reader {
                 _ => {}
             },
             ServerMessage::Hb { cur, .. } => {
-                let reached = cur.values().map(|cursor| cursor.seq()).max();
-                self.cursor = self.cursor.max(reached.unwrap_or_default());
+                for (stream, cursor) in cur {
+                    self.cursor = self.cursor.max(cursor.seq());
+                    self.cursors.insert(stream, cursor.seq());
+                }
             }
             other => self.said.push(other),
         }

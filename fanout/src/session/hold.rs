@@ -84,11 +84,12 @@ impl Track {
         }
     }
 
-    /// Where the stream continues; if the positions are void, the client is told so.
+    /// Where the stream continues; if the positions are void, the client is told so. They are if they
+    /// may have been this stream's under another name.
     pub(super) fn base<'a>(
         &mut self,
         who: &mut Subscriber,
-        (op, streams): (&'a Subscribe, &[&str]),
+        (op, is_renamed): (&'a Subscribe, bool),
         known: &Known,
     ) -> Base<'a> {
         if !self.is_of(known) {
@@ -99,8 +100,7 @@ impl Track {
         };
         let is_void = match op.from.get(&*known.stream) {
             Some(from) => from.e != epoch || from.c.is_some_and(|cursor| !known.recognizes(cursor)),
-            // A stream that is not here: what was its, may be this one's now.
-            None => op.from.keys().any(|name| !streams.contains(&&**name)),
+            None => is_renamed,
         };
         if is_void {
             self.void_all(who, known, epoch);

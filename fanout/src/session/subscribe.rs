@@ -81,8 +81,14 @@ impl Session {
         let names: Vec<&str> = known.iter().map(|known| &*known.stream).collect();
         let all = &known;
         for ((track, known), index) in tracks.iter_mut().zip(all).zip(&mut *cx.indexes) {
-            let base = track.base(who, (op, &names), known);
             let strays = strays(op, known, all);
+            // Positions in other streams only, of which one is not here, or which must be for what this
+            // one carries: what was theirs, is this one's now.
+            let is_gone = op.from.keys().any(|name| !names.contains(&&**name));
+            let mut of_it = wanted.iter().filter(|wanted| wanted.is_of(known));
+            let is_meant = of_it.any(|wanted| !strays.contains(&*wanted.text));
+            let is_renamed = is_gone || !op.from.is_empty() && is_meant;
+            let base = track.base(who, (op, is_renamed), known);
             let mut cx = Taking {
                 known,
                 index,

@@ -38,6 +38,7 @@ fn found(conflate: &'static str, facts: Vec<Fact>) -> Findings {
         pos: seq(2),
     };
     let end = Fact::Cursor(seq(9));
+    let facts = [start].into_iter().chain(facts).chain([end]);
     let record = Record {
         wishes: vec![Wish {
             topics: vec![TOPIC.to_owned()],
@@ -45,13 +46,11 @@ fn found(conflate: &'static str, facts: Vec<Fact>) -> Findings {
             begin: false,
         }],
         topics: vec![TOPIC.to_owned()],
-        facts: [start].into_iter().chain(facts).chain([end]).collect(),
+        facts: facts.map(|fact| (0, fact)).collect(),
         ..Record::default()
     };
     let mut findings = Findings::default();
-    history(&[2, 4, 6, 9])
-        .judge(&record, &mut findings)
-        .unwrap();
+    judge(&[history(&[2, 4, 6, 9])], &record, &mut findings).unwrap();
     findings
 }
 
