@@ -125,7 +125,7 @@ impl World {
 
     /// Positions of a client that comes from where streams have other names, or other venues.
     fn go_astray(&mut self, client: usize, from: &mut BTreeMap<String, From>) {
-        let (one, other) = if self.rng.random() { (0, 1) } else { (1, 0) };
+        let (one, other) = if self.rng.random() { (1, 0) } else { (0, 1) };
         if self.rng.random() {
             let renamed = from.remove(STREAMS[one]);
             from.extend(renamed.map(|from| (NOWHERE.to_owned(), from)));
