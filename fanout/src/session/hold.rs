@@ -116,11 +116,11 @@ impl Track {
         cx: &mut Taking<'_>,
     ) {
         let (known, text) = (cx.known, wanted.text.as_str());
-        if let Base::From(from) = base {
-            declare_trimmed(who, known, from, wanted);
-        }
         if !matches!(base, Base::Void) {
             void_strays(who, wanted, (cx, self.origin(known)));
+        }
+        if let Base::From(from) = base {
+            declare_trimmed(who, known, from, wanted);
         }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
