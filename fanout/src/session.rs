@@ -197,9 +197,10 @@ impl Session {
         }
     }
 
-    /// The history was rewound: nothing that was sent counts any more.
-    pub(crate) fn reset(&mut self, known: &Known, epoch: Epoch) {
+    /// The history was rewound, and dispatched up to there: nothing that was sent counts any more.
+    pub(crate) fn reset(&mut self, known: &Known, epoch: Epoch, head: StreamSeq) {
         if let Some(track) = self.tracks.get_mut(known.number.index()) {
+            track.applied = head;
             track.reset(&mut self.who, known, epoch);
         }
     }

@@ -394,7 +394,7 @@ impl Shard {
         {
             let mut session = connection.session.borrow_mut();
             if let Some(epoch) = rewound {
-                session.reset(&known, epoch);
+                session.reset(&known, epoch, head);
             }
             session.applied(stream, head);
             connection.wake.notify_one();

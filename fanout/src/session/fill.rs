@@ -380,9 +380,10 @@ impl Track {
         let Some(epoch) = known.epoch else { return };
         who.metrics.resets.inc();
         self.forget_repair(topic);
+        let origin = self.origin(known);
         if let Some(held) = self.topics.get_mut(&topic) {
             held.phase = Phase::Snapshot {
-                from: known.origin(),
+                from: origin,
                 covers: Covers::Nothing,
             };
             held.floor = StreamSeq::ZERO;
@@ -392,7 +393,7 @@ impl Track {
                 st: None,
                 c: Some(info.text.to_string()),
                 e: epoch,
-                s: known.origin(),
+                s: origin,
             });
         }
     }

@@ -76,9 +76,7 @@ impl Track {
         for selector in selectors {
             for topic in known.select(selector) {
                 if !self.topics.contains_key(&topic.id) && who.is_covered(&topic.text) {
-                    // Whatever is still under way to this shard, expired or not, comes after it.
-                    let start = known.origin().min(self.applied);
-                    self.born(who, topic, start.next(), index);
+                    self.born(who, topic, self.origin(known).next(), index);
                 }
             }
         }
@@ -118,11 +116,11 @@ impl Track {
         cx: &mut Taking<'_>,
     ) {
         let (known, text) = (cx.known, wanted.text.as_str());
+        if !matches!(base, Base::Void) {
+            void_strays(who, wanted, (cx, self.origin(known)));
+        }
         if let Base::From(from) = base {
             declare_trimmed(who, known, from, wanted);
-        }
-        if !matches!(base, Base::Void) {
-            void_strays(who, wanted, cx);
         }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
@@ -216,7 +214,7 @@ impl Track {
             Start::Behind(pos) => self.go_on(who, (topic, op), pos, cx),
             Start::Value => (
                 Phase::Snapshot {
-                    from: cx.known.origin(),
+                    from: self.origin(cx.known),
                     covers: Covers::Nothing,
                 },
                 StreamSeq::ZERO,
@@ -417,7 +415,7 @@ fn position_of(from: &From, topic: &TopicInfo, subscribed: &str) -> Option<Strea
 
 /// Another stream carried these then, and what is behind their positions there is nothing to this
 /// one: they begin anew, known here or not.
-fn void_strays(who: &mut Subscriber, wanted: &Wanted, cx: &Taking<'_>) {
+fn void_strays(who: &mut Subscriber, wanted: &Wanted, (cx, s): (&Taking<'_>, StreamSeq)) {
     let Some(e) = cx.known.epoch else { return };
     let named = cx.strays.iter().filter(|topic| match &wanted.selector {
         Selector::Topic(_) => **topic == wanted.text,
@@ -429,7 +427,7 @@ fn void_strays(who: &mut Subscriber, wanted: &Wanted, cx: &Taking<'_>) {
             st: None,
             c: Some((*topic).to_owned()),
             e,
-            s: cx.known.origin(),
+            s,
         });
     }
 }

@@ -110,6 +110,12 @@ impl Track {
         self.epoch.is_none() || known.epoch == self.epoch
     }
 
+    /// Where what is known begins: whatever is still under way to this shard, expired or not, comes
+    /// after it.
+    pub(super) fn origin(&self, known: &Known) -> StreamSeq {
+        known.origin().min(self.applied)
+    }
+
     /// Where a client that holds nothing but this may go on; `None` while it lacks a first look at
     /// a topic, which no cursor would bring.
     pub(super) fn promise(&self) -> Option<(Epoch, Cursor)> {
@@ -254,15 +260,16 @@ impl Track {
         self.repairs.clear();
         self.pages = 0;
         self.owed = None;
+        let origin = self.origin(known);
         who.say(&ServerMessage::Reset {
             st: Some(known.stream.to_string()),
             c: None,
             e: epoch,
-            s: known.origin(),
+            s: origin,
         });
         for (topic, held) in &mut self.topics {
             held.phase = Phase::Snapshot {
-                from: known.origin(),
+                from: origin,
                 covers: Covers::Nothing,
             };
             held.floor = StreamSeq::ZERO;
@@ -341,7 +348,6 @@ impl Track {
 
     /// The history was rewound: nothing that was sent counts any more.
     pub(super) fn reset(&mut self, who: &mut Subscriber, known: &Known, epoch: Epoch) {
-        self.applied = StreamSeq::ZERO;
         (self.epoch, self.rewinding) = (Some(epoch), false);
         self.void_all(who, known, epoch);
     }

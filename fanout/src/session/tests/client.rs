@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::zip;
 
 use schemas::continuity::{Continuity, Verdict};
+use schemas::position::{Cursor, Epoch};
 use schemas::tick::Tick;
 use schemas::topic::Pattern;
 use schemas::ws::{Accepted, ClientOp, Conflate, Encoding, From, ServerMessage, Subscribe};
@@ -28,6 +29,8 @@ pub(super) struct Client {
     /// Strings that were held, now or before the connection was lost.
     acknowledged: BTreeSet<String>,
     pub(super) parts: [Part; STREAMS.len()],
+    /// Where all that is held goes on, by the latest promise for all of it; or nothing.
+    pub(super) promised: BTreeMap<String, From>,
     next_id: u64,
 }
 
@@ -50,6 +53,7 @@ impl Client {
             leaving: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             parts: Default::default(),
+            promised: BTreeMap::new(),
             next_id: 0,
         }
     }
@@ -164,6 +168,7 @@ impl Client {
                 self.parts[at].gap(c, (*from, *to), *why, truths[at]);
             }
             ServerMessage::Reset { st, c, e, s } => {
+                self.promised.clear();
                 if let Some(name) = st {
                     self.parts[place_of(name)].void(*e, *s);
                 }
@@ -229,6 +234,20 @@ impl Client {
             }
             self.acknowledged.insert(text.clone());
             held.insert(text.clone(), op.conflate);
+        }
+    }
+
+    /// Takes what the session promises; a new promise is for all that is held now.
+    pub(super) fn take_promise(&mut self, promise: Vec<(Epoch, Cursor)>, is_new: bool) {
+        for (part, (epoch, cursor)) in zip(&self.parts, &promise) {
+            assert_eq!((Some(*epoch), cursor.seq()), (part.epoch, part.cursor));
+        }
+        if is_new {
+            let places = zip(STREAMS, promise).map(|(name, (e, cursor))| {
+                let (c, s) = (Some(cursor), BTreeMap::new());
+                (name.to_owned(), From { e, c, s })
+            });
+            self.promised = places.collect();
         }
     }
 

@@ -129,7 +129,7 @@ impl Replica {
                     }
                     if let Some(epoch) = rewound {
                         for (session, _) in shard.sessions.values_mut() {
-                            session.reset(&known, epoch);
+                            session.reset(&known, epoch, head);
                         }
                     }
                     shard.reach(stream, head);

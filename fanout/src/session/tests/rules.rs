@@ -346,7 +346,7 @@ fn a_history_is_promised_once_its_reset_was_told() {
     assert!(session.promise().is_some());
     stores[1].write().forget();
     let epoch = begin(&stores[1], 1, StreamSeq::ZERO);
-    session.reset(&stores[1].read(), epoch);
+    session.reset(&stores[1].read(), epoch, StreamSeq::ZERO);
     assert_eq!(session.promise(), None);
     beat(&mut session);
     let promised = session.promise().unwrap();
