@@ -385,6 +385,8 @@ async fn a_venue_that_moves_to_another_stream_leaves_no_silent_hole() -> Result<
             "{said}"
         );
     }
+    // Its feeds were under the same name.
+    fleet.ingests[0] = fleet.writer(&plan.streams[0])?;
     fleet.ingests[0].start()?;
     fleet.fanouts[0].process.start()?;
     fleet.fanouts[0].ready().await?;
