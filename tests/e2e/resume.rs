@@ -101,7 +101,7 @@ async fn a_client_from_beyond_the_ring_gets_all_that_it_missed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_from_beyond_retention_is_told_so_once_and_gets_the_rest() -> Result<()> {
     let seed = seed("retention")?;
-    let mut fleet = Fleet::start(&plan(20_000, &["--retain-bytes", "16777216"])).await?;
+    let mut fleet = Fleet::start(&plan(8_000, &["--retain-bytes", "16777216"])).await?;
     fleet.ingests[0].start()?;
     let broker = fleet.client().await?;
     let mut clients = clients(seed, &symbols(&broker, INSTRUMENTS).await?);

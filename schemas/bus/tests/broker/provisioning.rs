@@ -172,7 +172,7 @@ async fn subjects_of_another_stream_are_refused() -> Result<()> {
         .await?;
     let refusal = provision(&client, &spec()).await;
     assert!(
-        matches!(&refusal, Err(ProvisionError::Api { what, .. }) if what == STREAM),
+        matches!(&refusal, Err(ProvisionError::Overlap { stream, .. }) if stream == STREAM),
         "{refusal:?}"
     );
     Ok(())
