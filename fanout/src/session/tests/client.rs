@@ -64,11 +64,13 @@ impl Client {
         self.leaving.clear();
         // What only a string held that is not wanted any more was left, acknowledged or not.
         let wanted = &self.wanted;
+        let before = self.acknowledged.len();
         self.acknowledged.retain(|text| wanted.contains_key(text));
+        let has_left = self.acknowledged.len() < before;
         self.held.clear();
         let kept = &self.acknowledged;
         for part in &mut self.parts {
-            part.disconnected(kept);
+            part.disconnected(kept, has_left);
         }
     }
 
@@ -145,8 +147,9 @@ impl Client {
                 part.snapshot(c, *s, verdict, truth);
             }
             ServerMessage::D { c, s, p, x, .. } => {
+                let rule = self.continuity.position(c);
                 let (part, truth) = self.part((c, *x), truths);
-                part.tick(c, (*p, *s), verdict, truth);
+                part.tick(c, (*p, *s), (verdict, rule), truth);
             }
             ServerMessage::Skip { i, x } => {
                 for skipped in i {
