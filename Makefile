@@ -29,7 +29,7 @@ soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
 	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
 	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume::
 
-bench: setup ## Measure a fanout beside an axum broadcaster, and the whole system; BENCH="--only a,b" is part of the first
+bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, and the whole system; BENCH="--only a,b" is part of the first
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
