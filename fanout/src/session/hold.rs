@@ -120,7 +120,8 @@ impl Track {
             void_strays(who, wanted, (cx, self.origin(known)));
         }
         if let Base::From(from) = base {
-            declare_trimmed(who, known, from, wanted);
+            let pending = self.pending(wanted, cx);
+            declare_trimmed(who, known, (from, pending), wanted);
         }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
@@ -137,6 +138,25 @@ impl Track {
                 }
             }
         }
+    }
+
+    /// The lowest position of topics that a pattern covers, and of which something is owed already, or
+    /// that begin anew.
+    fn pending(&self, wanted: &Wanted, cx: &Taking<'_>) -> Option<StreamSeq> {
+        let Selector::Pattern(pattern) = &wanted.selector else {
+            return None;
+        };
+        let owed = self.topics.iter().filter_map(|(topic, held)| {
+            let pos = match held.phase {
+                Phase::Live => return None,
+                Phase::Snapshot { from: pos, .. } | Phase::CatchUp { pos, .. } => pos,
+            };
+            let text = &cx.known.info(*topic)?.text;
+            pattern.matches(text).then_some(pos)
+        });
+        let mut strays = cx.strays.iter().filter(|topic| pattern.matches(topic));
+        let anew = strays.next().map(|_| self.origin(cx.known));
+        owed.chain(anew).min()
     }
 
     fn take_one(
@@ -374,8 +394,13 @@ impl Track {
 }
 
 /// Positions before all that this replica knows: what may be missing is declared once for all
-/// topics of a subscription, whether they are known here or not.
-fn declare_trimmed(who: &mut Subscriber, known: &Known, from: &From, wanted: &Wanted) {
+/// topics of a subscription, whether they are known here or not, from the lowest of their positions.
+fn declare_trimmed(
+    who: &mut Subscriber,
+    known: &Known,
+    (from, pending): (&From, Option<StreamSeq>),
+    wanted: &Wanted,
+) {
     let text = wanted.text.as_str();
     let origin = known.origin();
     let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
@@ -395,7 +420,7 @@ fn declare_trimmed(who: &mut Subscriber, known: &Known, from: &From, wanted: &Wa
         }
     };
     if let Some(pos) = own.max(cursor).filter(|pos| *pos < origin && !told) {
-        let lowest = single.iter().map(|(_, pos)| *pos).min();
+        let lowest = single.iter().map(|(_, pos)| *pos).chain(pending).min();
         let pos = lowest.map_or(pos, |lowest| lowest.min(pos));
         declare_gap(who, known, text, (pos, origin));
     } else {

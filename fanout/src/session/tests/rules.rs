@@ -398,3 +398,50 @@ fn an_expired_stream_takes_nobodys_place() {
         .unwrap();
     assert!(session.promise().is_some());
 }
+
+/// A pattern is declared to have expired from where the lowest of its topics is, which may be owed more
+/// than the pattern itself: what is told of the pattern moves all of them.
+#[test]
+fn what_expired_of_a_pattern_begins_where_its_lowest_topic_is() {
+    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
+    let store = &stores[0];
+    let epoch = Epoch::new(UnixNanos::new(5), 0);
+    let (now, time, head) = (Instant::now(), UnixNanos::new(1), StreamSeq::new(3));
+    let begin = (StreamSeq::new(1), StreamSeq::ZERO);
+    store.write().begin(epoch, begin.0, begin.1);
+    for seq in 1..=3 {
+        let payload = b"\x81\xa1k\xa5trade";
+        let seq = StreamSeq::new(seq);
+        store.write().apply("tick.trade.x.A", seq, time, payload);
+    }
+    let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
+    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
+    let mut subscribe = |text: &str, pos: u64| {
+        let from = From {
+            e: epoch,
+            c: None,
+            s: [(text.to_owned(), StreamSeq::new(pos))].into(),
+        };
+        let op = Subscribe {
+            topics: vec![text.to_owned()],
+            from: [("T".to_owned(), from)].into(),
+            ..Subscribe::default()
+        };
+        let mut cx = Reply {
+            stores: &stores,
+            indexes: &mut indexes,
+            now,
+        };
+        session.carry_out(ClientOp::Subscribe(op), &mut cx);
+    };
+    subscribe("trade.x.A", 1);
+    // The shard has not heard of it.
+    store.write().trimmed(StreamSeq::new(9));
+    subscribe("trade.>", 3);
+    let mut out = Vec::new();
+    let all = (&mut out, None);
+    session.fill(&stores, 64_000, now, time, all).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    let gap = r#""c":"trade.>","from":2,"to":9,"#;
+    assert!(said.contains(gap), "{said}");
+}
