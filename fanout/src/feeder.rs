@@ -50,7 +50,7 @@ impl Feeder {
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         self.check.down("joining the stream");
-        let surveyed = survey(&self.client, &self.intake.store);
+        let surveyed = survey(&self.client, &self.intake.store, &self.check);
         if stop.run_until_cancelled(surveyed).await.is_none() {
             return;
         }
@@ -195,7 +195,7 @@ fn signed(value: u64) -> i64 {
 
 /// Asks which venues a stream has. It is asked once: who moves a venue to another stream starts the
 /// replicas anew.
-async fn survey(client: &Client, store: &Store) {
+async fn survey(client: &Client, store: &Store, check: &Check) {
     let stream = Arc::clone(&store.read().stream);
     loop {
         match bus::stream::subjects(client, &stream).await {
@@ -204,6 +204,9 @@ async fn survey(client: &Client, store: &Store) {
                 store.write().venues = venues;
                 return;
             }
+            Err(error) if error.is_missing_stream() => check.down(format!(
+                "there is no stream {stream}: `tickwire provision --stream {stream}` makes it"
+            )),
             Err(error) => debug!(%stream, %error, "what the stream takes is not known yet"),
         }
         sleep(PAUSE).await;

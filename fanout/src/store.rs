@@ -88,12 +88,12 @@ impl Venues {
     pub(crate) fn of<'a>(subjects: impl IntoIterator<Item = &'a str>) -> Self {
         let mut venues = BTreeSet::new();
         for subject in subjects {
-            match subject.split('.').collect::<Vec<_>>().as_slice() {
-                ["tick", "*", venue, ">"] if *venue != "*" => {
-                    venues.insert((*venue).into());
+            match subject::venue_of(subject) {
+                Some(venue) => {
+                    venues.insert(venue.as_str().into());
                 }
-                ["tick", "fence", _] => {}
-                _ => return Self::All,
+                None if subject::is_fence(subject) => {}
+                None => return Self::All,
             }
         }
         Self::Of(venues)

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::Client;
-use schemas::id::Venue;
+use schemas::subject;
 use tokio::time::sleep;
 use tracing::warn;
 
 use crate::config::{FeedConfig, FeedsConfig};
 
-/// JetStream's error for a stream that does not exist.
-const NO_STREAM: u64 = 10059;
 /// How long to wait before the broker is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,7 +37,7 @@ pub async fn check(client: &Client, stream: &str, feeds: &FeedsConfig) -> Result
     loop {
         match bus::stream::subjects(client, stream).await {
             Ok(subjects) => return Ok(compare(stream, &subjects, feeds)?),
-            Err(error) if error.code() == Some(NO_STREAM) => {
+            Err(error) if error.is_missing_stream() => {
                 bail!("there is no stream {stream}: run `tickwire provision --stream {stream}`")
             }
             Err(error) if error.is_retryable() => {
@@ -66,11 +64,10 @@ fn compare(stream: &str, subjects: &[String], feeds: &FeedsConfig) -> Result<(),
 
 /// What a stream takes, in short: the venues of a split one, or else its subjects.
 fn venues(subjects: &[String]) -> String {
-    let named = subjects.iter().filter_map(|subject| {
-        let venue = subject.strip_prefix("tick.*.")?.strip_suffix(".>")?;
-        Venue::new(venue).ok().map(|venue| venue.to_string())
-    });
-    let named: Vec<String> = named.collect();
+    let named = subjects
+        .iter()
+        .filter_map(|subject| subject::venue_of(subject));
+    let named: Vec<String> = named.map(|venue| venue.to_string()).collect();
     if named.is_empty() {
         return subjects.join(", ");
     }

@@ -59,6 +59,12 @@ pub fn of_venue(venue: &Venue) -> String {
     format!("{STORED}*.{venue}.>")
 }
 
+/// The venue of which a stream that takes this takes every tick; `None` if it is not of one venue.
+pub fn venue_of(subject: &str) -> Option<Venue> {
+    let venue = subject.strip_prefix(STORED)?.strip_prefix("*.")?;
+    Venue::new(venue.strip_suffix(".>")?).ok()
+}
+
 /// The subject of the publisher's own filler messages; no topic, never shown to clients.
 pub fn fence(stream: &str) -> String {
     format!("{STORED}fence.{}", escape(stream, '%'))
@@ -111,6 +117,15 @@ mod tests {
         assert_eq!(stored(&topic).len(), MAX_BYTES);
         assert_eq!(parse(&stored(&topic)), Ok(topic.clone()));
         assert_eq!(topic.to_string().parse(), Ok(topic));
+    }
+
+    #[test]
+    fn the_venue_of_a_streams_subject_is_read_back() {
+        let venue = Venue::new("binance").unwrap();
+        assert_eq!(venue_of(&of_venue(&venue)), Some(venue));
+        for text in ["tick.>", "tick.*.*.>", "tick.*.a.b.>", "tick.trade.a.>", "live.*.a.>"] {
+            assert_eq!(venue_of(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -19,8 +19,6 @@ use crate::broker::{self, Broker, Life};
 
 /// How often provisioning is tried while a broker is still finding its feet.
 const PROVISION_TRIES: u32 = 10;
-/// JetStream's error for a stream that does not exist.
-const NO_STREAM: u64 = 10059;
 
 /// The way to the broker.
 pub(super) enum Way {
@@ -181,7 +179,7 @@ async fn refuse_damage(client: &Client, spec: &StreamSpec, data: &Path) -> Resul
         return Ok(());
     }
     match bus::stream::state(client, &spec.name).await {
-        Err(error) if error.code() == Some(NO_STREAM) => bail!(
+        Err(error) if error.is_missing_stream() => bail!(
             "nats-server cannot read the stream in {}: restore it from a backup, or move {} away \
              to start with an empty one",
             files.display(),

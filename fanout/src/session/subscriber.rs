@@ -146,7 +146,8 @@ impl Subscriber {
         })?;
         let mut streams: Vec<bool> = known.iter().map(|of| of.venues.may_have(text)).collect();
         let Some(first) = streams.iter().position(|is_of| *is_of) else {
-            let message = "no stream of this server has this venue".to_owned();
+            let venue = text.split('.').nth(1).unwrap_or_default();
+            let message = format!("no stream of this server has the venue {venue:?}");
             return Err((ErrorCode::UnknownTopic, message));
         };
         if let Selector::Topic(_) = selector {

@@ -9,6 +9,8 @@ use schemas::time::UnixNanos;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// `JetStream`'s error for a stream that does not exist.
+const NO_STREAM: u64 = 10059;
 /// How long an answer is awaited.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -76,6 +78,11 @@ impl ApiError {
             | Self::Malformed { .. }
             | Self::Connection { .. } => None,
         }
+    }
+
+    /// Whether the broker says that there is no such stream.
+    pub fn is_missing_stream(&self) -> bool {
+        self.code() == Some(NO_STREAM)
     }
 }
 

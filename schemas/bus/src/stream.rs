@@ -14,8 +14,6 @@ use crate::api::{self, ApiError};
 
 /// JetStream's error for a message that is not stored.
 const NO_MESSAGE: u64 = 10037;
-/// JetStream's error for a stream that does not exist.
-const NO_STREAM: u64 = 10059;
 
 /// The state of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +152,7 @@ pub(crate) async fn config(
         api::call(client, &subject, &serde_json::Value::Null).await;
     match info {
         Ok(info) => Ok(Some(info.config)),
-        Err(error) if error.code() == Some(NO_STREAM) => Ok(None),
+        Err(error) if error.is_missing_stream() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -163,7 +161,7 @@ pub(crate) async fn config(
 ///
 /// # Errors
 ///
-/// [`ApiError`], with code 10059 if there is no such stream.
+/// [`ApiError`]; [`ApiError::is_missing_stream`] if there is none of that name.
 pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiError> {
     let (state, _) = info(client, stream).await?;
     Ok(state)
@@ -173,7 +171,7 @@ pub async fn state(client: &Client, stream: &str) -> Result<StreamState, ApiErro
 ///
 /// # Errors
 ///
-/// [`ApiError`], with code 10059 if there is no such stream.
+/// [`ApiError`]; [`ApiError::is_missing_stream`] if there is none of that name.
 pub async fn subjects(client: &Client, stream: &str) -> Result<Vec<String>, ApiError> {
     let (_, config) = info(client, stream).await?;
     Ok(config.subjects)
