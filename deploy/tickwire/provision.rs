@@ -17,21 +17,28 @@ pub(crate) struct StreamName {
     pub(crate) stream: String,
 }
 
-/// The stream of ticks.
+/// What the writer of a stream must know of it.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct StreamArgs {
+pub(crate) struct WrittenStream {
     #[command(flatten)]
     pub(crate) name: StreamName,
-
-    /// The venues whose ticks the stream takes, comma-separated, where several streams share the
-    /// load; all by default
-    #[arg(long, env = "TICKWIRE_VENUES", value_delimiter = ',', value_parser = venue)]
-    pub(crate) venues: Vec<Venue>,
 
     /// How many seconds of ticks the broker keeps
     #[arg(long, env = "TICKWIRE_RETAIN_SECS", default_value = "86400",
           value_parser = clap::value_parser!(u64).range(60..))]
     pub(crate) retain_secs: u64,
+}
+
+/// The stream of ticks.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StreamArgs {
+    #[command(flatten)]
+    pub(crate) written: WrittenStream,
+
+    /// The venues whose ticks the stream takes, comma-separated, where several streams share the
+    /// load; all by default
+    #[arg(long, env = "TICKWIRE_VENUES", value_delimiter = ',', value_parser = venue)]
+    pub(crate) venues: Vec<Venue>,
 
     /// How many bytes of ticks the broker keeps
     #[arg(long, env = "TICKWIRE_RETAIN_BYTES", default_value = "4294967296",
@@ -57,9 +64,9 @@ impl StreamArgs {
     /// What to provision.
     pub(crate) fn spec(&self, replicas: NonZeroU8) -> StreamSpec {
         StreamSpec {
-            name: self.name.stream.clone(),
+            name: self.written.name.stream.clone(),
             venues: self.venues.clone(),
-            max_age_secs: self.retain_secs,
+            max_age_secs: self.written.retain_secs,
             max_bytes: self.retain_bytes,
             replicas: replicas.get(),
             recorded: api::store::recorded_subjects(),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use api::store::sqlite::Sqlite;
 
 use crate::process::{ProcessArgs, Reach, Role, alone, bind_for_clients};
-use crate::provision::{StreamArgs, StreamName, StreamNames};
+use crate::provision::{StreamName, StreamNames, WrittenStream};
 
 /// How long everything but the drain of clients may take.
 const GRACE: Duration = Duration::from_secs(30);
@@ -73,7 +73,7 @@ pub(crate) struct IngestArgs {
     ingest: ingest::Args,
 
     #[command(flatten)]
-    stream: StreamArgs,
+    stream: WrittenStream,
 
     #[command(flatten)]
     process: ProcessArgs,
@@ -169,7 +169,7 @@ pub(crate) struct ApiArgs {
 /// The feeds cannot be used; the error names file, line and field.
 pub(crate) fn ingest_config(
     feeds: &Path,
-    stream: &StreamArgs,
+    stream: &WrittenStream,
     node: String,
     args: ingest::Args,
 ) -> Result<ingest::Config> {

@@ -143,7 +143,7 @@ impl Up {
         let ws = process::bind("--ws", args.ws).await?;
         let ops = process::bind("--ops", args.ops).await?;
         let node = format!("{}:{}", roles::hostname(), data.display());
-        let ingest = roles::ingest_config(&feeds, &args.stream, node, args.ingest.clone())?;
+        let ingest = roles::ingest_config(&feeds, &args.stream.written, node, args.ingest.clone())?;
         let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
         let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);

@@ -185,6 +185,13 @@ pub struct Config {
     pub args: Args,
 }
 
+impl Config {
+    /// What each stream has of the ring, in bytes.
+    fn ring_bytes(&self) -> usize {
+        self.args.ring_bytes.get() / self.streams.len().max(1)
+    }
+}
+
 /// Serves WebSocket and SSE clients on `listener` until `stop`, then drains.
 ///
 /// # Errors
@@ -276,7 +283,7 @@ pub async fn run(
 
 fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Shared {
     let (args, streams) = (&config.args, &config.streams);
-    let ring = args.ring_bytes.get() / streams.len();
+    let ring = config.ring_bytes();
     let numbered = StreamNo::all(streams.len()).zip(streams);
     let stores = numbered.map(|(number, name)| Arc::new(Store::new(name, number, ring)));
     Shared {
@@ -299,7 +306,7 @@ fn feeders(
     shards: &[mpsc::Sender<Command>],
     missing: Missing,
 ) -> Vec<Feeder> {
-    let ring = config.args.ring_bytes.get() / config.streams.len();
+    let ring = config.ring_bytes();
     let missing = Arc::new(missing);
     let numbered = StreamNo::all(config.streams.len()).zip(&config.streams);
     let feeder = |(number, stream): (StreamNo, &String)| {

@@ -123,7 +123,13 @@ mod tests {
     fn the_venue_of_a_streams_subject_is_read_back() {
         let venue = Venue::new("binance").unwrap();
         assert_eq!(venue_of(&of_venue(&venue)), Some(venue));
-        for text in ["tick.>", "tick.*.*.>", "tick.*.a.b.>", "tick.trade.a.>", "live.*.a.>"] {
+        for text in [
+            "tick.>",
+            "tick.*.*.>",
+            "tick.*.a.b.>",
+            "tick.trade.a.>",
+            "live.*.a.>",
+        ] {
             assert_eq!(venue_of(text), None, "{text}");
         }
     }

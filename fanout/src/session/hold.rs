@@ -120,8 +120,7 @@ impl Track {
             void_strays(who, wanted, (cx, self.origin(known)));
         }
         if let Base::From(from) = base {
-            let pending = self.pending(wanted, cx);
-            declare_trimmed(who, known, (from, pending), wanted);
+            self.declare_trimmed(who, from, wanted, cx);
         }
         match &wanted.selector {
             Selector::Topic(_) => match known.topic(text) {
@@ -136,6 +135,43 @@ impl Track {
                 if wanted.is_new {
                     cx.index.watch(pattern.clone(), who.id);
                 }
+            }
+        }
+    }
+
+    /// Positions before all that this replica knows: what may be missing is declared once for all
+    /// topics of a subscription, whether they are known here or not, from the lowest of their positions.
+    fn declare_trimmed(&self, who: &mut Subscriber, from: &From, wanted: &Wanted, cx: &Taking<'_>) {
+        let (known, text) = (cx.known, wanted.text.as_str());
+        let origin = known.origin();
+        let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
+        // From the beginning: the answer said where that is.
+        let told = own.is_none() && from.c == Some(Cursor::BEGINNING);
+        let single: Vec<(&String, StreamSeq)> = match &wanted.selector {
+            Selector::Topic(_) => Vec::new(),
+            Selector::Pattern(pattern) => {
+                // A pattern among them is declared where it is subscribed, a topic where it is carried.
+                let named = from.s.iter().filter(|(topic, _)| {
+                    !topic.contains(['*', '>'])
+                        && pattern.matches(topic)
+                        && known.venues.may_have(topic)
+                });
+                let behind =
+                    named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
+                behind.filter(|(_, pos)| *pos < origin).collect()
+            }
+        };
+        if let Some(pos) = own.max(cursor).filter(|pos| *pos < origin && !told) {
+            let lowest = single
+                .iter()
+                .map(|(_, pos)| *pos)
+                .chain(self.pending(wanted, cx))
+                .min();
+            let pos = lowest.map_or(pos, |lowest| lowest.min(pos));
+            declare_gap(who, known, text, (pos, origin));
+        } else {
+            for (topic, pos) in single {
+                declare_gap(who, known, topic, (pos, origin));
             }
         }
     }
@@ -340,6 +376,7 @@ impl Track {
             .flat_map(|selector: Selector| known.select(&selector).cloned().collect::<Vec<_>>())
             .filter(|topic| self.topics.contains_key(&topic.id))
             .collect();
+        let mut is_queued = false;
         for topic in touched {
             if who.is_covered(&topic.text) {
                 let conflate = who.weakest(&topic.text, WIDEST);
@@ -348,17 +385,21 @@ impl Track {
                 }
                 continue;
             }
-            self.drop_topic(topic.id);
+            is_queued |= self.drop_topic(topic.id);
             index.remove(topic.id, who.id);
         }
-        let held = &self.topics;
-        self.pulls.retain(|topic| held.contains_key(topic));
+        if is_queued {
+            let held = &self.topics;
+            self.pulls.retain(|topic| held.contains_key(topic));
+        }
     }
 
-    fn drop_topic(&mut self, topic: TopicId) {
-        self.topics.remove(&topic);
+    /// Lets go of a topic; whether it may be queued still.
+    fn drop_topic(&mut self, topic: TopicId) -> bool {
+        let was_queued = self.topics.remove(&topic).is_some_and(|held| held.queued);
         self.forget_repair(topic);
         self.take_slot(topic);
+        was_queued
     }
 
     /// A topic was born that this session waits for: everything of it is to come.
@@ -390,43 +431,6 @@ impl Track {
             queued,
         };
         self.topics.insert(topic.id, held);
-    }
-}
-
-/// Positions before all that this replica knows: what may be missing is declared once for all
-/// topics of a subscription, whether they are known here or not, from the lowest of their positions.
-fn declare_trimmed(
-    who: &mut Subscriber,
-    known: &Known,
-    (from, pending): (&From, Option<StreamSeq>),
-    wanted: &Wanted,
-) {
-    let text = wanted.text.as_str();
-    let origin = known.origin();
-    let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
-    // From the beginning: the answer said where that is.
-    let told = own.is_none() && from.c == Some(Cursor::BEGINNING);
-    let single: Vec<(&String, StreamSeq)> = match &wanted.selector {
-        Selector::Topic(_) => Vec::new(),
-        Selector::Pattern(pattern) => {
-            // A pattern among them is declared where it is subscribed, a topic where it is carried.
-            let named = from.s.iter().filter(|(topic, _)| {
-                !topic.contains(['*', '>'])
-                    && pattern.matches(topic)
-                    && known.venues.may_have(topic)
-            });
-            let behind = named.map(|(topic, pos)| (topic, (*pos).max(cursor.unwrap_or_default())));
-            behind.filter(|(_, pos)| *pos < origin).collect()
-        }
-    };
-    if let Some(pos) = own.max(cursor).filter(|pos| *pos < origin && !told) {
-        let lowest = single.iter().map(|(_, pos)| *pos).chain(pending).min();
-        let pos = lowest.map_or(pos, |lowest| lowest.min(pos));
-        declare_gap(who, known, text, (pos, origin));
-    } else {
-        for (topic, pos) in single {
-            declare_gap(who, known, topic, (pos, origin));
-        }
     }
 }
 
