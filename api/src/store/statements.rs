@@ -38,10 +38,14 @@ pub(super) fn page_statement(range: &Range) -> String {
     let behind = range.after.map_or(String::new(), |_| {
         format!(" AND (at, created, gen, s) {beyond} ($7, $8, $9, $10)")
     });
+    // Of bars there is one at a time: its index has no more, and more would have to be sorted.
+    let order = match range.series {
+        Series::Events(..) => format!("at {order}, created {order}, gen {order}, s {order}"),
+        Series::Bars(..) => format!("at {order}"),
+    };
     format!(
         "SELECT at, created, gen, s, payload FROM {table}
-         WHERE {key} AND at >= $4 AND at < $5{behind}
-         ORDER BY at {order}, created {order}, gen {order}, s {order} LIMIT $6"
+         WHERE {key} AND at >= $4 AND at < $5{behind} ORDER BY {order} LIMIT $6"
     )
 }
 
