@@ -1,7 +1,8 @@
 //! A Postgres of its own for tests and benchmarks: in a container where Docker is there, otherwise
 //! a server of this machine in a directory that goes away with it.
 //!
-//! `TICKWIRE_TEST_POSTGRES_URL` names one that runs already, whose user may create databases.
+//! `TICKWIRE_TEST_POSTGRES_URL` names one that runs already and is shared instead, a pooler before it
+//! for example; its user may create databases.
 
 mod container;
 mod local;
@@ -20,7 +21,10 @@ use local::Local;
 
 const RUNNING: &str = "TICKWIRE_TEST_POSTGRES_URL";
 /// The server that is shared by whoever needs one at the same time.
-static SHARED: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
+static SHARED: Mutex<Shared> = Mutex::const_new(Shared {
+    server: Weak::new(),
+    kept: None,
+});
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
@@ -30,9 +34,15 @@ enum Kind {
     Local(Box<Local>),
 }
 
-/// A server that runs until this is dropped.
+/// A server that runs until this is dropped, or the process ends.
 #[derive(Debug)]
 pub struct Server(Kind);
+
+struct Shared {
+    server: Weak<Server>,
+    /// Kept for the next one; but a container is removed by being dropped alone.
+    kept: Option<Arc<Server>>,
+}
 
 impl Server {
     /// Starts a server, and says which kind.
@@ -42,16 +52,20 @@ impl Server {
     /// There is neither Docker nor Postgres; the sentence names the remedy.
     pub async fn start() -> Result<Self> {
         let (kind, which) = Self::choose().await?;
-        // Past the test runner, which keeps what a test prints to itself.
-        writeln!(std::io::stderr(), "postgres: {which}")?;
+        tell(&which)?;
         Ok(Self(kind))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test has no arguments")]
+    fn running() -> Result<Option<Self>> {
+        let Ok(url) = std::env::var(RUNNING) else {
+            return Ok(None);
+        };
+        tell(&format!("the one that {RUNNING} names"))?;
+        Ok(Some(Self(Kind::Running(url))))
+    }
+
     async fn choose() -> Result<(Kind, String)> {
-        if let Ok(url) = std::env::var(RUNNING) {
-            return Ok((Kind::Running(url), format!("the one that {RUNNING} names")));
-        }
         let missing = match Container::start().await {
             Ok(container) => {
                 let which = format!("a container of {}", container.image);
@@ -73,11 +87,16 @@ impl Server {
     /// See [`Self::start`].
     pub async fn shared() -> Result<Arc<Self>> {
         let mut shared = SHARED.lock().await;
-        if let Some(server) = shared.upgrade() {
+        if let Some(server) = shared.server.upgrade() {
             return Ok(server);
         }
-        let server = Arc::new(Self::start().await?);
-        *shared = Arc::downgrade(&server);
+        let server = match Self::running()? {
+            Some(running) => running,
+            None => Self::start().await?,
+        };
+        let server = Arc::new(server);
+        shared.server = Arc::downgrade(&server);
+        shared.kept = (!matches!(server.0, Kind::Container(_))).then(|| Arc::clone(&server));
         Ok(server)
     }
 
@@ -139,6 +158,11 @@ impl Server {
         }
         answers(&self.url("postgres")).await
     }
+}
+
+/// Says which server is used, past the test runner, which keeps what a test prints to itself.
+fn tell(which: &str) -> Result<()> {
+    Ok(writeln!(std::io::stderr(), "postgres: {which}")?)
 }
 
 /// Connects for a look from outside, past everything that is tested.

@@ -1,15 +1,14 @@
 //! A server of this machine, on a socket in a directory of its own.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use rustix::process::geteuid;
+use tokio::process::Command;
 
 /// Where Debian keeps the programs of each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -17,16 +16,26 @@ const REMEDY: &str =
     "no Postgres is installed: install it (Debian: apt-get install postgresql), or start Docker";
 /// It refuses to run as root.
 const USER: &str = "postgres";
-const PATIENCE: Duration = Duration::from_mins(1);
 const URL_PORT: u16 = 5432;
+/// Ends the server when whoever started it is gone, however that went, and removes its directory
+/// unless it was told to keep it.
+const MINDER: &str = r#"
+trap '' INT TERM HUP
+dir=$1; shift
+"$@" >/dev/null 2>>"$dir/log" & server=$!
+read -r word
+kill -QUIT $server; wait $server
+[ "$word" = keep ] || rm -rf "$dir"
+"#;
+const KEEP: &[u8] = b"keep\n";
 
-/// A server that ends when this is dropped.
+/// A server that ends with this process, or when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Local {
     programs: PathBuf,
     version: String,
-    child: Option<Child>,
-    dir: TempDir,
+    minder: Option<Child>,
+    dir: PathBuf,
 }
 
 impl Local {
@@ -35,30 +44,28 @@ impl Local {
         let version = output(Command::new(programs.join("postgres")).arg("--version")).await?;
         let dir = tempfile::Builder::new().prefix("tw-pg-").tempdir()?;
         if geteuid().is_root() {
-            let user = output(Command::new("id").args(["-u", USER]))
-                .await
-                .context(REMEDY)?;
-            chown(dir.path(), Some(user.parse()?), None)?;
+            let user = output(Command::new("id").args(["-u", USER])).await;
+            chown(dir.path(), Some(user.context(REMEDY)?.parse()?), None)?;
         }
         let mut local = Self {
             programs,
             version,
-            child: None,
-            dir,
+            minder: None,
+            dir: dir.path().to_owned(),
         };
-        let mut initdb = local.program("initdb");
+        let (program, args) = local.program("initdb");
+        let mut initdb = Command::new(program);
+        initdb.args(args).arg("--pgdata").arg(local.data());
         initdb.args([
             "--no-sync",
             "--auth=trust",
             "--username=postgres",
             "--encoding=UTF8",
         ]);
-        // Not what the suite would be happy with by chance.
-        initdb
-            .args(["--locale=C.UTF-8", "--pgdata"])
-            .arg(local.data());
-        output(&mut initdb).await?;
+        output(initdb.arg("--locale=C.UTF-8")).await?;
         local.run()?;
+        // From here on it is the minder's.
+        let _ = dir.keep();
         crate::answers(&local.url("postgres")).await?;
         Ok(local)
     }
@@ -68,79 +75,57 @@ impl Local {
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        let dir = self.dir.path().display();
+        let dir = self.dir.display();
         format!("postgres://postgres@localhost:{URL_PORT}/{database}?host={dir}")
     }
 
     fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir.join("data")
     }
 
-    fn program(&self, name: &str) -> Command {
-        let program = self.programs.join(name);
+    /// A program of the server and how it is started as a user whom it accepts.
+    fn program(&self, name: &str) -> (OsString, Vec<OsString>) {
+        let program = self.programs.join(name).into_os_string();
         if !geteuid().is_root() {
-            return Command::new(program);
+            return (program, Vec::new());
         }
-        let mut command = Command::new("setpriv");
         let (user, group) = (format!("--reuid={USER}"), format!("--regid={USER}"));
-        command
-            .args([&user, &group, "--init-groups", "--"])
-            .arg(program);
-        command
+        let args = [&user, &group, "--init-groups", "--"].map(OsString::from);
+        (
+            "setpriv".into(),
+            args.into_iter().chain([program]).collect(),
+        )
     }
 
     /// Starts it on what is there.
     pub(crate) fn run(&mut self) -> Result<()> {
-        let log = std::fs::File::create(self.dir.path().join("log"))?;
-        let mut postgres = self.program("postgres");
-        postgres
-            .arg("-D")
-            .arg(self.data())
-            .arg("-k")
-            .arg(self.dir.path());
-        postgres.args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
-        postgres
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        postgres.current_dir(self.dir.path());
-        let mut child = postgres.spawn()?;
-        if let Some(status) = child.try_wait()? {
-            bail!("postgres ended at once: {status}");
-        }
-        self.child = Some(child);
+        let (program, args) = self.program("postgres");
+        let mut minder = std::process::Command::new("sh");
+        minder
+            .args(["-c", MINDER, "sh"])
+            .arg(&self.dir)
+            .arg(program)
+            .args(args);
+        minder.arg("-D").arg(self.data()).arg("-k").arg(&self.dir);
+        minder.args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
+        minder.current_dir(&self.dir).stdin(Stdio::piped());
+        self.minder = Some(minder.spawn()?);
         Ok(())
     }
 
     /// Ends it without a checkpoint; it recovers when it starts again.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        let Some(mut child) = self.child.take() else {
+        let Some(mut minder) = self.minder.take() else {
             return Ok(());
         };
-        end(&child)?;
-        let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
-        ended.context("the server does not end")??;
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Some(mut words) = minder.stdin.take() {
+                words.write_all(KEEP)?;
+            }
+            minder.wait()
+        });
+        ended.await??;
         Ok(())
-    }
-}
-
-/// Immediate shutdown: it ends its own processes too, which a kill would not.
-fn end(child: &Child) -> io::Result<()> {
-    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    pid.map_or(Ok(()), |pid| Ok(kill_process(pid, Signal::QUIT)?))
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        // Its directory goes away behind it; nobody hears of trouble here.
-        let _ = end(&child);
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while matches!(child.try_wait(), Ok(None)) && std::time::Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

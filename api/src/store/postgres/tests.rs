@@ -1,5 +1,7 @@
 //! What only a server does: partitions, decimals, replicas that start together, and being away.
 
+use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use postgres_server::{Server, connect};
@@ -9,6 +11,8 @@ use schemas::tick::{Bar, Head, Quote, Side, Tick, Trade};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tracing::instrument::WithSubscriber as _;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::store::statements::{page_statement, position_statement};
@@ -66,17 +70,12 @@ impl World {
     async fn partitions(&mut self) -> Vec<String> {
         let sql = "SELECT inhrelid::regclass::text FROM pg_inherits
                    WHERE inhparent = 'events'::regclass ORDER BY 1";
-        sqlx::query_scalar(sql)
-            .fetch_all(&mut self.outside)
-            .await
-            .unwrap()
+        let rows = self.outside.fetch_all(sql).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
     }
 
     async fn text(&mut self, sql: &'static str) -> String {
-        sqlx::query_scalar(sql)
-            .fetch_one(&mut self.outside)
-            .await
-            .unwrap()
+        self.outside.fetch_one(sql).await.unwrap().get(0)
     }
 }
 
@@ -357,6 +356,111 @@ async fn replicas_that_start_together_make_the_tables_once() {
         .await;
     assert_eq!(versions, "1 2");
     assert_eq!(world.places().await.len(), 9);
+}
+
+#[tokio::test]
+async fn replicas_that_write_the_same_rows_at_the_same_time_store_them_once() {
+    const ROWS: u64 = 600;
+    let mut world = World::new().await;
+    let (venue, symbol) = key();
+    let bar = |seq: u64| Row {
+        seq: StreamSeq::new(seq),
+        content: Content::Bar {
+            venue: venue.clone(),
+            symbol: symbol.clone(),
+            interval: Interval::Minute1,
+            at: UnixNanos::new(i64::try_from(seq % 7).unwrap()),
+        },
+        payload: "x".into(),
+    };
+    let rows: Vec<Row> = (1..=ROWS)
+        .map(|seq| {
+            if seq % 3 == 0 {
+                bar(seq)
+            } else {
+                event(TODAY, seq)
+            }
+        })
+        .collect();
+    let mut replicas = JoinSet::new();
+    for replica in 0..4 {
+        let store = Postgres::open(&world.url, &Args::default()).unwrap();
+        let mut rows = rows.clone();
+        // Whatever comes in whatever order.
+        if replica % 2 == 1 {
+            rows.reverse();
+        }
+        replicas.spawn(async move {
+            for batch in rows.chunks(97 + replica) {
+                while let Err(problem) = store.record(epoch(), batch).await {
+                    assert!(problem.retry_after().is_some(), "{problem}");
+                }
+            }
+        });
+    }
+    while let Some(outcome) = replicas.join_next().await {
+        outcome.unwrap();
+    }
+    let events = world
+        .text("SELECT concat_ws(' ', count(*), count(DISTINCT s)) FROM events")
+        .await;
+    assert_eq!(events, "400 400");
+    let bars = "SELECT concat_ws(' ', count(*), min(s), max(s)) FROM bars";
+    assert_eq!(world.text(bars).await, "7 582 600", "the latest of each");
+}
+
+#[tokio::test]
+async fn what_is_slow_is_told_without_values() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+    let args = Args {
+        store_slow_ms: 0,
+        ..Args::default()
+    };
+    let slow = async {
+        let world = World::with(&args).await;
+        world
+            .store
+            .record(epoch(), &[event(TODAY, 777_123)])
+            .await
+            .unwrap();
+        world
+            .store
+            .instruments(None, "needle", None, 5)
+            .await
+            .unwrap();
+    };
+    slow.with_subscriber(subscriber).await;
+    let told = log.0.lock().unwrap().clone();
+    let told = String::from_utf8(told).unwrap();
+    for what in ["record", "instruments", "took_ms"] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
+    for value in ["777123", "needle"] {
+        assert!(!told.contains(value), "{told}");
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
 }
 
 #[tokio::test]
