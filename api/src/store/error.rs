@@ -74,14 +74,28 @@ impl StoreError {
         self.trouble() == Trouble::Away
     }
 
+    /// Whether the database lets whoever asked read, but not write: no right to, or a copy.
+    pub(super) fn is_read_only(&self) -> bool {
+        let code = self.driver().and_then(sqlx::Error::as_database_error);
+        let code = code.and_then(DatabaseError::code).unwrap_or_default();
+        matches!(&*code, "42501" | "25006")
+    }
+
     fn trouble(&self) -> Trouble {
+        if matches!(self, Self::Away(_)) {
+            return Trouble::Away;
+        }
+        self.driver().map_or(Trouble::Fault, of_driver)
+    }
+
+    /// What the driver said.
+    const fn driver(&self) -> Option<&sqlx::Error> {
         match self {
-            Self::Away(_) => Trouble::Away,
             Self::Database(error)
             | Self::Migrate(
                 MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
-            ) => of_driver(error),
-            Self::Migrate(_) | Self::Unusable(_) | Self::Damaged { .. } => Trouble::Fault,
+            ) => Some(error),
+            Self::Migrate(_) | Self::Away(_) | Self::Unusable(_) | Self::Damaged { .. } => None,
         }
     }
 }

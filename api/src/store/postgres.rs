@@ -90,6 +90,7 @@ struct Shared {
     statement: Duration,
     days: Days,
     migrated: OnceCell<()>,
+    readable: OnceCell<()>,
     clock: Box<dyn Clock>,
 }
 
@@ -182,6 +183,7 @@ impl Postgres {
             statement: millis(args.store_statement_ms.get()),
             days: Days::default(),
             migrated: OnceCell::new(),
+            readable: OnceCell::new(),
             clock,
         })))
     }
@@ -202,6 +204,21 @@ impl Postgres {
         Ok(())
     }
 
+    /// Brings the tables up to date, if that is allowed: who may only read takes them as they are.
+    async fn readable(&self, pool: &PgPool) -> Result<(), StoreError> {
+        let readable = self.0.readable.get_or_try_init(async || {
+            let migrated = self.migrated(pool).await;
+            migrated.or_else(|problem| {
+                if problem.is_read_only() {
+                    Ok(())
+                } else {
+                    Err(problem)
+                }
+            })
+        });
+        readable.await.copied()
+    }
+
     /// A transaction that writes.
     async fn writing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
         let pool = &self.0.primary.pool;
@@ -219,7 +236,7 @@ impl Postgres {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
         let pool = &self.reader().pool;
         if self.0.replica.is_none() {
-            self.migrated(pool).await?;
+            self.readable(pool).await?;
         }
         begin(pool, BEGIN, Some(self.0.statement)).await
     }

@@ -27,7 +27,7 @@ pub(super) async fn alone(transaction: &mut Transaction<'_, Postgres>) -> Result
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     let mut transaction = begin(pool, "BEGIN", None).await?;
     alone(&mut transaction).await?;
-    let forget = sqlx::raw_sql("DEALLOCATE ALL");
+    let forget = sqlx::raw_sql("SET LOCAL client_min_messages = warning; DEALLOCATE ALL");
     forget.execute(&mut *transaction).await?;
     let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
     migrations.set_locking(false).set_ignore_missing(true);

@@ -1,7 +1,8 @@
-//! What only a server does: partitions, decimals, replicas that start together, and being away.
+//! What only a server does: decimals, replicas that start together, and what outlives nothing.
 
-use std::io;
-use std::sync::Mutex;
+mod away;
+mod days;
+
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use postgres_server::{Server, connect};
@@ -10,9 +11,6 @@ use schemas::id::{Interval, Kind, Symbol};
 use schemas::tick::{Bar, Head, Quote, Side, Tick, Trade};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
-use tracing::instrument::WithSubscriber as _;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::store::statements::{page_statement, position_statement};
@@ -21,8 +19,6 @@ use crate::store::{Place, content};
 const DAY: i64 = 86_400_000_000_000;
 /// 2026-11-21.
 const TODAY: i64 = 20_778 * DAY;
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Clone)]
 struct Hand(Arc<AtomicI64>);
@@ -121,148 +117,6 @@ fn trades() -> Range {
 async fn seqs(store: &Postgres) -> Vec<u64> {
     let page = store.page("T", &trades()).await.unwrap();
     page.rows.iter().map(|row| row.seq.get()).collect()
-}
-
-#[tokio::test]
-async fn events_lie_in_the_partition_of_their_day() {
-    let mut world = World::new().await;
-    let rows = [
-        event(TODAY - 1, 1),
-        event(TODAY, 2),
-        event(TODAY + DAY - 1, 3),
-        event(TODAY + DAY, 4),
-        event(0, 5),
-        event(i64::MAX - 1, 6),
-    ];
-    world.store.record(epoch(), &rows).await.unwrap();
-    let place = |name: &str, seq| (name.to_owned(), seq);
-    assert_eq!(
-        world.places().await,
-        [
-            place("events_20261120", 1),
-            place("events_20261121", 2),
-            place("events_20261121", 3),
-            place("events_20261122", 4),
-            place("events_default", 5),
-            place("events_default", 6),
-        ]
-    );
-    assert_eq!(
-        world.partitions().await,
-        [
-            "events_20261120",
-            "events_20261121",
-            "events_20261122",
-            "events_20261123",
-            "events_default"
-        ],
-        "the next days are made ahead"
-    );
-}
-
-#[tokio::test]
-async fn what_came_before_its_day_is_moved_when_the_day_is_made() {
-    let mut world = World::new().await;
-    let early = [event(TODAY + 5 * DAY, 1), event(TODAY + 6 * DAY, 2)];
-    world.store.record(epoch(), &early).await.unwrap();
-    let default = "events_default".to_owned();
-    assert_eq!(
-        world.places().await,
-        [(default.clone(), 1), (default.clone(), 2)]
-    );
-    world.clock.0.store(TODAY + 3 * DAY, Ordering::SeqCst);
-    world
-        .store
-        .record(epoch(), &[event(TODAY + 3 * DAY, 3)])
-        .await
-        .unwrap();
-    assert_eq!(
-        world.places().await,
-        [
-            ("events_20261126".to_owned(), 1),
-            (default, 2),
-            ("events_20261124".to_owned(), 3)
-        ]
-    );
-    assert_eq!(seqs(&world.store).await, [3, 1, 2]);
-    world.store.record(epoch(), &early).await.unwrap();
-    assert_eq!(seqs(&world.store).await, [3, 1, 2], "they are still known");
-}
-
-#[tokio::test]
-async fn a_day_that_cannot_be_made_stops_nothing() {
-    let mut world = World::new().await;
-    world.store.ready().await.unwrap();
-    // In the way of the partition's name.
-    world
-        .outside
-        .execute("CREATE TABLE events_20261121 (at text)")
-        .await
-        .unwrap();
-    world
-        .store
-        .record(epoch(), &[event(TODAY, 1)])
-        .await
-        .unwrap();
-    assert_eq!(world.places().await, [("events_default".to_owned(), 1)]);
-}
-
-#[tokio::test]
-async fn old_days_are_dropped_whole_unless_something_came_late() {
-    let mut world = World::new().await;
-    let days = [
-        event(TODAY - 9 * DAY, 1),
-        event(TODAY - 8 * DAY, 2),
-        event(TODAY, 3),
-    ];
-    world.store.record(epoch(), &days).await.unwrap();
-    let stream = "T";
-    world
-        .store
-        .advance(stream, epoch(), StreamSeq::new(3), UnixNanos::new(TODAY))
-        .await
-        .unwrap();
-    let now = UnixNanos::new(TODAY + DAY / 2);
-    world.store.stood(stream, now, now).await.unwrap();
-    // Fetched later for a day that is over.
-    world
-        .store
-        .record(epoch(), &[event(TODAY - 8 * DAY, 4)])
-        .await
-        .unwrap();
-    let later = UnixNanos::new(TODAY + 31 * DAY);
-    let until = world
-        .store
-        .stood(stream, later, now.offset(1))
-        .await
-        .unwrap();
-    assert_eq!(until, [(epoch(), StreamSeq::new(3))]);
-    let swept = world.store.sweep(&until, None, 100).await.unwrap();
-    assert!(swept.done);
-    let left = [("events_20261113".to_owned(), 4)];
-    assert_eq!(world.places().await, left);
-    assert_eq!(
-        world.partitions().await,
-        [
-            "events_20261113",
-            "events_20261121",
-            "events_20261122",
-            "events_20261123",
-            "events_default"
-        ],
-        "neither a day with something later nor one that was not over then is dropped"
-    );
-    assert_eq!(seqs(&world.store).await, [4]);
-    world
-        .store
-        .record(epoch(), &[event(TODAY - 9 * DAY, 5)])
-        .await
-        .unwrap();
-    assert_eq!(
-        seqs(&world.store).await,
-        [5, 4],
-        "a day that was dropped can still be written to"
-    );
 }
 
 #[tokio::test]
@@ -410,60 +264,6 @@ async fn replicas_that_write_the_same_rows_at_the_same_time_store_them_once() {
 }
 
 #[tokio::test]
-async fn what_is_slow_is_told_without_values() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-    let args = Args {
-        store_slow_ms: 0,
-        ..Args::default()
-    };
-    let slow = async {
-        let world = World::with(&args).await;
-        world
-            .store
-            .record(epoch(), &[event(TODAY, 777_123)])
-            .await
-            .unwrap();
-        world
-            .store
-            .instruments(None, "needle", None, 5)
-            .await
-            .unwrap();
-    };
-    slow.with_subscriber(subscriber).await;
-    let told = log.0.lock().unwrap().clone();
-    let told = String::from_utf8(told).unwrap();
-    for what in ["record", "instruments", "took_ms"] {
-        assert!(told.contains(what), "{what}: {told}");
-    }
-    for value in ["777123", "needle"] {
-        assert!(!told.contains(value), "{told}");
-    }
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-#[tokio::test]
 async fn an_older_schema_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
     let mut world = World::new().await;
     let migrations = sqlx::migrate!("migrations/postgres");
@@ -584,122 +384,5 @@ async fn no_statement_scans_or_sorts() {
                 assert!(!plan.contains(bad), "{statement}: {plan}");
             }
         }
-    }
-}
-
-#[tokio::test]
-async fn a_statement_that_takes_too_long_is_given_up() {
-    let patience = NonZeroU32::new(300).unwrap();
-    let args = Args {
-        store_statement_ms: patience,
-        ..Args::default()
-    };
-    let mut world = World::with(&args).await;
-    world
-        .store
-        .record(epoch(), &[event(TODAY, 1)])
-        .await
-        .unwrap();
-    let mut lock = world.outside.begin().await.unwrap();
-    lock.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
-        .await
-        .unwrap();
-    let read = world.store.page("T", &trades()).await.unwrap_err();
-    assert!(read.to_string().contains("statement timeout"), "{read}");
-    assert!(read.retry_after().is_some());
-    let written = world
-        .store
-        .record(epoch(), &[event(TODAY, 2)])
-        .await
-        .unwrap_err();
-    assert!(written.retry_after().is_some(), "{written}");
-    lock.rollback().await.unwrap();
-    assert_eq!(
-        seqs(&world.store).await,
-        [1],
-        "nothing of what was given up is there"
-    );
-}
-
-#[tokio::test]
-async fn history_is_read_from_the_copy() {
-    let primary = World::new().await;
-    let mut copy = World::new().await;
-    let args = Args {
-        store_replica: Some(copy.url.clone()),
-        ..Args::default()
-    };
-    let store = Postgres::open(&primary.url, &args).unwrap();
-    store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
-    let early = store.page("T", &trades()).await.unwrap_err();
-    assert!(
-        early.retry_after().is_some(),
-        "the tables are not there yet: {early}"
-    );
-    let tables = copy
-        .text("SELECT count(*)::text FROM pg_tables WHERE schemaname = 'public'")
-        .await;
-    assert_eq!(tables, "0", "a copy is not written to");
-    copy.store
-        .record(epoch(), &[event(TODAY, 2)])
-        .await
-        .unwrap();
-    assert_eq!(seqs(&store).await, [2]);
-    assert_eq!(seqs(&primary.store).await, [1]);
-}
-
-#[tokio::test]
-async fn a_password_may_be_in_a_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("password");
-    let args = Args {
-        store_password_file: Some(file.clone()),
-        ..Args::default()
-    };
-    let server = Server::shared().await.unwrap();
-    let url = Secret::from(server.database().await.unwrap());
-    let missing = Postgres::open(&url, &args).unwrap_err().to_string();
-    assert!(missing.contains("password file"), "{missing}");
-    std::fs::write(&file, "tickwire\n").unwrap();
-    let store = Postgres::open(&url, &args).unwrap();
-    store.ready().await.unwrap();
-    let options = store.0.primary.pool.connect_options();
-    assert!(!format!("{store:?}").contains("tickwire"), "{options:?}");
-}
-
-#[tokio::test]
-async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
-    let mut server = Server::start().await.unwrap();
-    let url = Secret::from(server.database().await.unwrap());
-    let args = Args {
-        store_acquire_ms: NonZeroU32::new(300).unwrap(),
-        ..Args::default()
-    };
-    let store = Postgres::open(&url, &args).unwrap();
-    store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
-    server.stop().await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let mut asked = 0;
-    loop {
-        let problem = store.record(epoch(), &[event(TODAY, 2)]).await.unwrap_err();
-        assert!(problem.retry_after().is_some(), "{problem}");
-        if matches!(problem, StoreError::Away(_)) {
-            break;
-        }
-        asked += 1;
-        assert!(asked <= 3, "it is asked again and again: {problem}");
-    }
-    // Readers learn it from writers: it is the same server.
-    let problem = store.page("T", &trades()).await.unwrap_err();
-    assert!(matches!(problem, StoreError::Away(_)), "{problem}");
-    server.resume().await.unwrap();
-    while let Err(problem) = store.record(epoch(), &[event(TODAY, 2)]).await {
-        let wait = problem.retry_after().unwrap();
-        assert!(Instant::now() < deadline, "{problem}");
-        sleep(wait).await;
-    }
-    assert_eq!(seqs(&store).await, [1, 2]);
-    for seq in 3..10 {
-        store.record(epoch(), &[event(TODAY, seq)]).await.unwrap();
     }
 }
