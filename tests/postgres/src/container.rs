@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use testcontainers::core::{IntoContainerPort as _, WaitFor};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
+use tokio::runtime::{Builder, Handle};
 
 const IMAGE: &str = "TICKWIRE_TEST_POSTGRES_IMAGE";
 const USUAL: &str = "postgres:15";
@@ -13,7 +14,8 @@ const PASSWORD: &str = "tickwire";
 /// A container that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Container {
-    inner: ContainerAsync<GenericImage>,
+    /// There until it is dropped.
+    inner: Option<ContainerAsync<GenericImage>>,
     pub(crate) image: String,
     host: String,
     /// Of the host; fixed, so that it is the same after a stop.
@@ -40,7 +42,7 @@ impl Container {
         let inner = request.start().await?;
         let host = inner.get_host().await?.to_string();
         let container = Self {
-            inner,
+            inner: Some(inner),
             image,
             host,
             port,
@@ -55,10 +57,29 @@ impl Container {
     }
 
     pub(crate) async fn stop(&self) -> Result<()> {
-        Ok(self.inner.stop_with_timeout(Some(0)).await?)
+        if let Some(inner) = &self.inner {
+            inner.stop_with_timeout(Some(0)).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn resume(&self) -> Result<()> {
-        Ok(self.inner.start().await?)
+        if let Some(inner) = &self.inner {
+            inner.start().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Container {
+    /// A container is removed from within a runtime, and a test may have left its own.
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        if Handle::try_current().is_err()
+            && let Ok(runtime) = Builder::new_current_thread().build()
+        {
+            let _entered = runtime.enter();
+            drop(inner);
+        }
     }
 }
