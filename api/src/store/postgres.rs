@@ -23,8 +23,9 @@ use daemon::nats::Secret;
 use schemas::id::Venue;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::{Clock, SystemClock, UnixNanos};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgPool, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Transaction};
 use tokio::sync::OnceCell;
 
 use self::days::Days;
@@ -152,15 +153,40 @@ fn millis(number: u32) -> Duration {
     Duration::from_millis(u64::from(number))
 }
 
+/// How long a transaction may stand still: whoever vanished in the middle of one holds up nobody.
+const STANDSTILL_MS: u32 = 60_000;
+
+/// The beginning of a transaction each of whose statements may take so long.
+fn beginning(begin: &'static str, statement: Option<Duration>) -> AssertSqlSafe<String> {
+    let limit = statement.map_or(0, |statement| statement.as_millis());
+    AssertSqlSafe(format!(
+        "{begin}; SET LOCAL statement_timeout = {limit};
+         SET LOCAL idle_in_transaction_session_timeout = {STANDSTILL_MS}"
+    ))
+}
+
 /// Begins a transaction each of whose statements may take so long.
 async fn begin(
     pool: &PgPool,
     begin: &'static str,
     statement: Option<Duration>,
 ) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
-    let limit = statement.map_or(0, |statement| statement.as_millis());
-    let sql = format!("{begin}; SET LOCAL statement_timeout = {limit}");
-    Ok(pool.begin_with(AssertSqlSafe(sql)).await?)
+    Ok(pool.begin_with(beginning(begin, statement)).await?)
+}
+
+/// A connection that is closed unless what was begun on it is brought to an end: the driver does not
+/// find its way out of a COPY that is given up midway.
+struct Unfinished {
+    connection: PoolConnection<sqlx::Postgres>,
+    finished: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 impl Postgres {
@@ -250,9 +276,16 @@ impl Postgres {
         });
         let now = self.0.clock.now();
         self.0.days.prepare(pool, now, times).await?;
-        let mut transaction = self.writing().await?;
+        let mut copying = Unfinished {
+            connection: pool.acquire().await?,
+            finished: false,
+        };
+        let beginning = beginning("BEGIN", Some(self.0.statement));
+        let mut transaction = copying.connection.begin_with(beginning).await?;
         write::record(&mut transaction, epoch, rows).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        copying.finished = true;
+        Ok(())
     }
 }
 

@@ -154,6 +154,74 @@ async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
     }
 }
 #[tokio::test]
+async fn what_is_given_up_midway_is_stored_whole_or_not_at_all() {
+    const ROWS: u64 = 3_000;
+    let args = Args {
+        store_connections: NonZeroU32::MIN,
+        ..Args::default()
+    };
+    let mut world = World::with(&args).await;
+    world
+        .store
+        .record(epoch(), &[event(TODAY, 1)])
+        .await
+        .unwrap();
+    let (mut given_up, mut next) = (0, 2);
+    for patience_us in (0..40_000).step_by(1_000) {
+        let rows: Vec<Row> = (next..next + ROWS).map(|seq| event(TODAY, seq)).collect();
+        let patience = Duration::from_micros(patience_us);
+        let recording = tokio::time::timeout(patience, world.store.record(epoch(), &rows)).await;
+        given_up += u32::from(recording.is_err());
+        // The one connection goes on with whatever comes next.
+        let after = next + ROWS;
+        world
+            .store
+            .record(epoch(), &[event(TODAY, after)])
+            .await
+            .unwrap();
+        let sql = format!(
+            "SELECT concat_ws(' ', count(*) FILTER (WHERE s < {after}) % {ROWS},
+                                   count(*) FILTER (WHERE s = {after}))
+             FROM events WHERE s >= {next}"
+        );
+        let stored = world
+            .outside
+            .fetch_one(sqlx::raw_sql(AssertSqlSafe(sql)))
+            .await
+            .unwrap();
+        let stored: String = stored.get(0);
+        assert_eq!(stored, "0 1", "after {patience:?}");
+        next = after + 1;
+    }
+    assert!(given_up > 0);
+}
+
+#[tokio::test]
+async fn a_question_that_is_given_up_spoils_none_of_the_next() {
+    let args = Args {
+        store_connections: NonZeroU32::MIN,
+        ..Args::default()
+    };
+    let world = World::with(&args).await;
+    let rows: Vec<Row> = (1..=9).map(|seq| event(TODAY, seq)).collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    let expected: Vec<u64> = (1..=9).collect();
+    let mut given_up = 0;
+    for patience_us in (0..5_000).step_by(50) {
+        let patience = Duration::from_micros(patience_us);
+        let question = tokio::time::timeout(patience, seqs(&world.store)).await;
+        given_up += u32::from(question.is_err());
+        assert_eq!(seqs(&world.store).await, expected, "after {patience:?}");
+        let advance = world
+            .store
+            .advance("T", epoch(), StreamSeq::new(1), UnixNanos::new(1));
+        given_up += u32::from(tokio::time::timeout(patience, advance).await.is_err());
+    }
+    assert!(given_up > 0);
+    assert_eq!(seqs(&world.store).await, expected);
+}
+
+#[tokio::test]
 async fn what_is_slow_is_told_without_values() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
