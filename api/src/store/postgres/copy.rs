@@ -12,7 +12,7 @@ use super::StoreError;
 use crate::store::statements::int;
 use crate::store::{Content, Row};
 
-/// Where [`events`] goes.
+/// Where what [`Encoder`] writes goes.
 pub(super) const EVENTS: &str = "COPY events (at, created, gen, s, kind, venue, symbol, payload, \
      price, size, bid, bid_size, ask, ask_size) FROM STDIN (FORMAT binary)";
 const COLUMNS: i16 = 14;
@@ -106,14 +106,21 @@ impl Fields {
     }
 }
 
-/// The events among these rows.
-pub(super) fn events<'r>(
+/// Writes events, as many at a time as are asked for.
+pub(super) struct Encoder {
     epoch: Epoch,
-    rows: impl Iterator<Item = &'r Row>,
-) -> Result<PgArgumentBuffer, StoreError> {
-    let mut fields = Fields(PgArgumentBuffer::default());
-    fields.0.extend_from_slice(SIGNATURE);
-    for row in rows {
+    fields: Fields,
+}
+
+impl Encoder {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        let mut fields = Fields(PgArgumentBuffer::default());
+        fields.0.extend_from_slice(SIGNATURE);
+        Self { epoch, fields }
+    }
+
+    /// Adds a row, if it is an event.
+    pub(super) fn push(&mut self, row: &Row) -> Result<(), StoreError> {
         let Content::Event {
             kind,
             venue,
@@ -121,12 +128,13 @@ pub(super) fn events<'r>(
             at,
         } = &row.content
         else {
-            continue;
+            return Ok(());
         };
+        let fields = &mut self.fields;
         fields.0.extend_from_slice(&COLUMNS.to_be_bytes());
         fields.int(at.get());
-        fields.int(epoch.created().get());
-        fields.int(i64::from(epoch.generation()));
+        fields.int(self.epoch.created().get());
+        fields.int(i64::from(self.epoch.generation()));
         fields.int(int(row.seq));
         fields.bytes(kind.as_str().as_bytes());
         fields.bytes(venue.as_str().as_bytes());
@@ -135,7 +143,21 @@ pub(super) fn events<'r>(
         for figure in figures(row) {
             fields.decimal(figure)?;
         }
+        Ok(())
     }
-    fields.0.extend_from_slice(&TRAILER.to_be_bytes());
-    Ok(fields.0)
+
+    /// What was written and not sent.
+    pub(super) fn pending(&self) -> &[u8] {
+        &self.fields.0
+    }
+
+    /// It was sent.
+    pub(super) fn sent(&mut self) {
+        self.fields.0.clear();
+    }
+
+    /// Ends it; what is pending then is the last.
+    pub(super) fn end(&mut self) {
+        self.fields.0.extend_from_slice(&TRAILER.to_be_bytes());
+    }
 }

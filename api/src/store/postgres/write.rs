@@ -7,12 +7,13 @@ use rust_decimal::Decimal;
 use schemas::position::{Epoch, StreamSeq};
 use sqlx::{Acquire as _, Postgres, Transaction};
 
-use super::{StoreError, copy};
+use super::StoreError;
+use super::copy::{self, Encoder};
 use crate::store::statements::int;
 use crate::store::{Content, Row};
 
 /// What is given to the socket at a time.
-const CHUNK: usize = 1 << 18;
+const CHUNK: usize = 1 << 16;
 
 /// Stores a batch.
 pub(super) async fn record(
@@ -38,12 +39,19 @@ async fn copied(
     epoch: Epoch,
     events: &[&Row],
 ) -> Result<bool, StoreError> {
-    let bytes = copy::events(epoch, events.iter().copied())?;
+    let mut encoder = Encoder::new(epoch);
     let mut attempt = transaction.begin().await?;
     let mut copying = attempt.copy_in_raw(copy::EVENTS).await?;
-    for chunk in bytes.chunks(CHUNK) {
-        copying.send(chunk).await?;
+    // The database works on one part while the next is written.
+    for row in events {
+        encoder.push(row)?;
+        if encoder.pending().len() >= CHUNK {
+            copying.send(encoder.pending()).await?;
+            encoder.sent();
+        }
     }
+    encoder.end();
+    copying.send(encoder.pending()).await?;
     match copying.finish().await {
         Ok(_) => attempt.commit().await?,
         Err(sqlx::Error::Database(refused)) if refused.is_unique_violation() => {
