@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::store::sqlite::content;
+use crate::store::content;
 use crate::store::{Content, Row, TickStore};
 use metrics::Metrics;
 use sweeper::Sweeper;

@@ -1,13 +1,21 @@
 //! The store seam: what the recorder writes and the HTTP side reads. One implementation per database.
 
+mod database;
+mod error;
+pub mod postgres;
 pub mod sqlite;
+mod statements;
 
 use std::future::Future;
 
 use bytes::Bytes;
 use schemas::id::{Interval, Kind, Symbol, Venue};
 use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::tick::Tick;
 use schemas::time::UnixNanos;
+
+pub use database::{Database, Location};
+pub use error::StoreError;
 
 /// The kinds that are recorded; forming bars and books are not.
 pub const RECORDED: [Kind; 9] = [
@@ -154,38 +162,6 @@ pub struct Swept {
     pub done: bool,
 }
 
-/// Why the store could not do what was asked; it may be able to later.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database refused or failed.
-    #[error("database: {0}")]
-    Database(sqlx::Error),
-    /// The database's tables could not be brought up to date.
-    #[error("database tables: {0}")]
-    Migrate(sqlx::migrate::MigrateError),
-    /// A stored value is not what was written.
-    #[error("stored {field} {value:?} is damaged")]
-    Damaged {
-        /// Which.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-    },
-}
-
-// No sources: what the driver says tells them already, and a chain would tell them twice.
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<sqlx::migrate::MigrateError> for StoreError {
-    fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self::Migrate(error)
-    }
-}
-
 /// A database of ticks.
 pub trait TickStore: Send + Sync {
     /// Stores messages of one epoch in one transaction; storing them again changes nothing.
@@ -281,6 +257,38 @@ pub trait TickStore: Send + Sync {
     ///
     /// [`StoreError`].
     fn dead_letters(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+}
+
+/// What is stored of a tick.
+pub(crate) fn content(tick: &Tick) -> Content {
+    let head = tick.head();
+    let (venue, symbol): (Venue, Symbol) = (head.venue.clone(), head.symbol.clone());
+    match tick {
+        Tick::Bar(bar) => Content::Bar {
+            venue,
+            symbol,
+            interval: bar.interval,
+            at: bar.start,
+        },
+        Tick::Stat(_) | Tick::Inst(_) => Content::State {
+            kind: tick.kind(),
+            venue,
+            symbol,
+        },
+        Tick::Trade(_)
+        | Tick::Quote(_)
+        | Tick::Book(_)
+        | Tick::Form(_)
+        | Tick::Index(_)
+        | Tick::Flow(_)
+        | Tick::Status(_)
+        | Tick::Feed(_) => Content::Event {
+            kind: tick.kind(),
+            venue,
+            symbol,
+            at: head.event.unwrap_or(head.received),
+        },
+    }
 }
 
 #[cfg(test)]

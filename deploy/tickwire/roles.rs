@@ -1,11 +1,13 @@
 //! The roles: what each is configured with, and how it runs alone.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use api::store::sqlite::Sqlite;
+use api::store::{Database, Location, postgres};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use crate::process::{ProcessArgs, Reach, Role, alone, bind_for_clients};
 use crate::provision::{StreamName, StreamNames, WrittenStream};
@@ -105,12 +107,21 @@ pub(crate) struct FanoutArgs {
 /// The database.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// The file that history is stored in
-    #[arg(long, env = "TICKWIRE_STORE", default_value = "data/history.sqlite")]
-    store: PathBuf,
+    /// Where history is stored: a file, or a Postgres: `postgres://user:password@host/database`
+    #[arg(
+        long,
+        env = "TICKWIRE_STORE",
+        hide_env_values = true,
+        default_value = "data/history.sqlite",
+        value_parser = OsStringValueParser::new().map(|text: OsString| Location::from(text))
+    )]
+    store: Location,
 
     #[command(flatten)]
     size: StoreSize,
+
+    #[command(flatten)]
+    postgres: postgres::Args,
 }
 
 /// How large the database may become.
@@ -223,15 +234,30 @@ pub(crate) async fn fanout(args: FanoutArgs) -> Result<()> {
     .await
 }
 
-/// Opens the database.
+impl StoreArgs {
+    /// Opens the database.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be used, or the URL is wrong.
+    async fn open(&self) -> Result<Database> {
+        open_store(&self.store, self.size, &self.postgres).await
+    }
+}
+
+/// Opens a database.
 ///
 /// # Errors
 ///
-/// The file cannot be used.
-pub(crate) async fn open_store(path: &Path, size: StoreSize) -> Result<Sqlite> {
-    Sqlite::open(path, size.store_bytes)
+/// The file cannot be used, or the URL is wrong.
+pub(crate) async fn open_store(
+    location: &Location,
+    size: StoreSize,
+    args: &postgres::Args,
+) -> Result<Database> {
+    Database::open(location, size.store_bytes, args)
         .await
-        .with_context(|| format!("the database {} cannot be used", path.display()))
+        .with_context(|| format!("the database {location} cannot be used"))
 }
 
 /// Runs the recorder alone.
@@ -240,7 +266,7 @@ pub(crate) async fn open_store(path: &Path, size: StoreSize) -> Result<Sqlite> {
 ///
 /// It cannot be started, or failed.
 pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
-    let store = open_store(&args.store.store, args.store.size).await?;
+    let store = args.store.open().await?;
     let config = api::recorder::Config {
         stream: args.stream.stream,
         store,
@@ -259,7 +285,7 @@ pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
 /// It cannot be started, or failed.
 pub(crate) async fn api(args: ApiArgs) -> Result<()> {
     let listener = bind_for_clients("--http", args.http, args.reach).await?;
-    let store = open_store(&args.store.store, args.store.size).await?;
+    let store = args.store.open().await?;
     let config = api::server::Config {
         stream: args.stream.stream,
         store,

@@ -9,7 +9,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use api::store::sqlite::Sqlite;
+use api::store::{Database, Location, postgres};
 use bus::provision::StreamSpec;
 use daemon::nats::NatsArgs;
 use daemon::ops::Surface;
@@ -121,12 +121,18 @@ struct Up {
     ops: TcpListener,
 }
 
+/// The database that goes with everything else in `data`.
+async fn open_store(data: &Path, size: roles::StoreSize) -> Result<Database> {
+    let location = Location::File(data.join("history.sqlite"));
+    roles::open_store(&location, size, &postgres::Args::default()).await
+}
+
 /// The roles, as they will run.
 struct Roles {
     stream: String,
     ingest: ingest::Config,
     fanout: fanout::Config,
-    store: Sqlite,
+    store: Database,
     recorder: api::recorder::Args,
     http: TcpListener,
     ws: TcpListener,
@@ -149,7 +155,7 @@ impl Up {
         let spec = args.stream.spec(NonZeroU8::MIN);
         let stream = spec.name.clone();
         let fanout = fanout_config(args.fanout.clone(), &stream, &http)?;
-        let store = roles::open_store(&data.join("history.sqlite"), args.size).await?;
+        let store = open_store(data, args.size).await?;
         let roles = Roles {
             stream,
             ingest,

@@ -76,8 +76,8 @@ impl From<StoreError> for Problem {
         error!(%problem, "history cannot be read");
         match problem {
             // Asking again does not mend it.
-            StoreError::Damaged { .. } => Self::internal(),
-            StoreError::Database(_) | StoreError::Migrate(_) => {
+            StoreError::Damaged { .. } | StoreError::Unusable(_) => Self::internal(),
+            StoreError::Database(_) | StoreError::Migrate(_) | StoreError::Away(_) => {
                 Self::unavailable("the database does not answer")
             }
         }

@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::store::sqlite::{Sqlite, content};
+use crate::store::content;
+use crate::store::sqlite::Sqlite;
 use crate::store::{Content, Row, StoreError};
 
 struct World {

@@ -9,14 +9,15 @@ mod sweep;
 use std::path::Path;
 use std::time::Duration;
 
-use schemas::id::{Kind, Symbol, Venue};
+use schemas::id::{Kind, Venue};
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
 
+use super::statements::{
+    epoch_of, found, int, key_of, page_statement, position_statement, seq_of, span_of,
+};
 use super::{Content, Found, Page, Progress, Range, Row, Series, StoreError, Swept, TickStore};
 
 /// How long a statement waits for a lock.
@@ -59,10 +60,6 @@ impl Sqlite {
             .await?;
         Ok(Self { writer, readers })
     }
-}
-
-fn int(seq: StreamSeq) -> i64 {
-    i64::try_from(seq.get()).unwrap_or(i64::MAX)
 }
 
 async fn insert(
@@ -120,90 +117,6 @@ async fn insert(
     };
     query.bind(row.payload.as_ref()).execute(connection).await?;
     Ok(())
-}
-
-fn epoch_of(row: &SqliteRow) -> Result<Epoch, StoreError> {
-    let generation: i64 = row.try_get("gen")?;
-    let generation = u32::try_from(generation).map_err(|_| StoreError::Damaged {
-        field: "gen",
-        value: generation.to_string(),
-    })?;
-    Ok(Epoch::new(
-        UnixNanos::new(row.try_get("created")?),
-        generation,
-    ))
-}
-
-fn seq_of(row: &SqliteRow, field: &'static str) -> Result<StreamSeq, StoreError> {
-    let seq: i64 = row.try_get(field)?;
-    let seq = u64::try_from(seq).map_err(|_| StoreError::Damaged {
-        field,
-        value: seq.to_string(),
-    })?;
-    Ok(StreamSeq::new(seq))
-}
-
-fn found(row: &SqliteRow) -> Result<Found, StoreError> {
-    let payload: Vec<u8> = row.try_get("payload")?;
-    Ok(Found {
-        at: UnixNanos::new(row.try_get("at")?),
-        epoch: epoch_of(row)?,
-        seq: seq_of(row, "s")?,
-        payload: payload.into(),
-    })
-}
-
-/// Table, conditions on the key, and the values for them.
-fn key_of(series: &Series) -> (&'static str, &'static str, [&str; 3]) {
-    match series {
-        Series::Events(kind, venue, symbol) => (
-            "events",
-            "kind = ?1 AND venue = ?2 AND symbol = ?3",
-            [kind.as_str(), venue.as_str(), symbol.as_str()],
-        ),
-        Series::Bars(venue, symbol, interval) => (
-            "bars",
-            "venue = ?1 AND symbol = ?2 AND iv = ?3",
-            [venue.as_str(), symbol.as_str(), interval.as_str()],
-        ),
-    }
-}
-
-/// The statement of a page; a cursor's row is bound as ?7 to ?10.
-fn page_statement(range: &Range) -> String {
-    let (table, key, _) = key_of(&range.series);
-    let (order, beyond) = if range.descending {
-        ("DESC", "<")
-    } else {
-        ("ASC", ">")
-    };
-    let behind = range.after.map_or(String::new(), |_| {
-        format!(" AND (at, created, gen, s) {beyond} (?7, ?8, ?9, ?10)")
-    });
-    format!(
-        "SELECT at, created, gen, s, payload FROM {table}
-         WHERE {key} AND at >= ?4 AND at < ?5{behind}
-         ORDER BY at {order}, created {order}, gen {order}, s {order} LIMIT ?6"
-    )
-}
-
-/// From when to when rows can lie on a page: nothing on the far side of the cursor's time is read.
-fn span_of(range: &Range) -> (i64, i64) {
-    let (from, to) = (range.from.get(), range.to.get());
-    match range.after {
-        None => (from, to),
-        Some((at, _, _)) if range.descending => (from, to.min(at.get().saturating_add(1))),
-        Some((at, _, _)) => (from.max(at.get()), to),
-    }
-}
-
-/// The statement for ticks by position.
-fn position_statement(series: &Series) -> String {
-    let (table, key, _) = key_of(series);
-    format!(
-        "SELECT at, created, gen, s, payload FROM {table}
-         WHERE {key} AND created = ?4 AND gen = ?5 AND s > ?6 AND s <= ?7 ORDER BY s LIMIT ?8"
-    )
 }
 
 impl TickStore for Sqlite {
@@ -353,38 +266,6 @@ impl TickStore for Sqlite {
             .fetch_one(&self.readers)
             .await?;
         Ok(u64::try_from(count).unwrap_or(0))
-    }
-}
-
-/// What is stored of a tick.
-pub(crate) fn content(tick: &schemas::tick::Tick) -> Content {
-    let head = tick.head();
-    let (venue, symbol): (Venue, Symbol) = (head.venue.clone(), head.symbol.clone());
-    match tick {
-        schemas::tick::Tick::Bar(bar) => Content::Bar {
-            venue,
-            symbol,
-            interval: bar.interval,
-            at: bar.start,
-        },
-        schemas::tick::Tick::Stat(_) | schemas::tick::Tick::Inst(_) => Content::State {
-            kind: tick.kind(),
-            venue,
-            symbol,
-        },
-        schemas::tick::Tick::Trade(_)
-        | schemas::tick::Tick::Quote(_)
-        | schemas::tick::Tick::Book(_)
-        | schemas::tick::Tick::Form(_)
-        | schemas::tick::Tick::Index(_)
-        | schemas::tick::Tick::Flow(_)
-        | schemas::tick::Tick::Status(_)
-        | schemas::tick::Tick::Feed(_) => Content::Event {
-            kind: tick.kind(),
-            venue,
-            symbol,
-            at: head.event.unwrap_or(head.received),
-        },
     }
 }
 

@@ -6,7 +6,8 @@ use schemas::time::UnixNanos;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, epoch_of, int, seq_of};
+use super::Sqlite;
+use crate::store::statements::{damaged, epoch_of, int, seq_of};
 use crate::store::{Series, StoreError, Swept};
 
 /// Series that are looked through at a time.
@@ -129,7 +130,7 @@ async fn next(store: &Sqlite, series: Option<&Series>) -> Result<Option<Series>,
     };
     let (venue, symbol) = instrument(&row)?;
     let kind: String = row.try_get("kind")?;
-    let kind: Kind = kind.parse().map_err(|_| damaged("kind", kind))?;
+    let kind: Kind = kind.parse().map_err(|_| damaged("kind", &kind))?;
     Ok(Some(Series::Events(kind, venue, symbol)))
 }
 
@@ -153,13 +154,9 @@ async fn bars_behind(
 fn instrument(row: &SqliteRow) -> Result<(Venue, Symbol), StoreError> {
     let (venue, symbol): (String, String) = (row.try_get("venue")?, row.try_get("symbol")?);
     Ok((
-        Venue::new(&venue).map_err(|_| damaged("venue", venue))?,
-        Symbol::new(&symbol).map_err(|_| damaged("symbol", symbol))?,
+        Venue::new(&venue).map_err(|_| damaged("venue", &venue))?,
+        Symbol::new(&symbol).map_err(|_| damaged("symbol", &symbol))?,
     ))
-}
-
-fn damaged(field: &'static str, value: String) -> StoreError {
-    StoreError::Damaged { field, value }
 }
 
 async fn delete(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schemas::id::Interval;
+use schemas::id::{Interval, Symbol};
 use tempfile::TempDir;
 
 use super::*;

@@ -1,0 +1,387 @@
+//! Postgres: any number of writers and readers, events in a partition per day.
+//!
+//! Works behind a pooler that gives a connection away after each transaction: everything is in one,
+//! no statement is prepared for later, and no setting or lock outlives it.
+
+mod breaker;
+mod copy;
+mod days;
+mod gate;
+mod read;
+mod schema;
+mod sweep;
+mod write;
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::nats::Secret;
+use schemas::id::Venue;
+use schemas::position::{Epoch, StreamSeq};
+use schemas::time::{Clock, SystemClock, UnixNanos};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Transaction};
+use tokio::sync::OnceCell;
+
+use self::days::Days;
+use self::gate::Gate;
+use super::statements::int;
+use super::{Content, Found, Page, Range, Row, Series, StoreError, Swept, TickStore};
+
+/// Settings of a Postgres.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// A copy of the database that history is read from: `postgres://…`
+    #[arg(long, env = "TICKWIRE_STORE_REPLICA", hide_env_values = true)]
+    pub store_replica: Option<Secret>,
+
+    /// A file with the password for Postgres, if its URL has none
+    #[arg(long, env = "TICKWIRE_STORE_PASSWORD_FILE")]
+    pub store_password_file: Option<PathBuf>,
+
+    /// The most connections to Postgres, and as many to the copy
+    #[arg(long, env = "TICKWIRE_STORE_CONNECTIONS", default_value = "8")]
+    pub store_connections: NonZeroU32,
+
+    /// How long to wait for a connection to Postgres, in milliseconds
+    #[arg(long, env = "TICKWIRE_STORE_ACQUIRE_MS", default_value = "3000")]
+    pub store_acquire_ms: NonZeroU32,
+
+    /// How long Postgres may take for a statement, in milliseconds
+    #[arg(long, env = "TICKWIRE_STORE_STATEMENT_MS", default_value = "10000")]
+    pub store_statement_ms: NonZeroU32,
+
+    /// What takes Postgres longer than so many milliseconds is logged
+    #[arg(long, env = "TICKWIRE_STORE_SLOW_MS", default_value = "1000")]
+    pub store_slow_ms: u32,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        const fn at_least_one(number: u32) -> NonZeroU32 {
+            match NonZeroU32::new(number) {
+                Some(number) => number,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self {
+            store_replica: None,
+            store_password_file: None,
+            store_connections: at_least_one(8),
+            store_acquire_ms: at_least_one(3_000),
+            store_statement_ms: at_least_one(10_000),
+            store_slow_ms: 1_000,
+        }
+    }
+}
+
+/// A history on a server.
+#[derive(Clone)]
+pub struct Postgres(Arc<Shared>);
+
+struct Shared {
+    primary: Way,
+    replica: Option<Way>,
+    statement: Duration,
+    days: Days,
+    migrated: OnceCell<()>,
+    readable: OnceCell<()>,
+    clock: Box<dyn Clock>,
+}
+
+/// A server, and what is known of how it does.
+struct Way {
+    pool: PgPool,
+    gate: Gate,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Postgres").finish_non_exhaustive()
+    }
+}
+
+/// A URL for people: without password and parameters.
+pub(super) fn redacted(url: &Secret) -> String {
+    PgConnectOptions::from_str(url.reveal()).map_or_else(
+        |_| "a Postgres".to_owned(),
+        |options| {
+            let (user, host, port) = (
+                options.get_username(),
+                options.get_host(),
+                options.get_port(),
+            );
+            let database = options.get_database().unwrap_or(user);
+            format!("postgres://{user}@{host}:{port}/{database}")
+        },
+    )
+}
+
+impl Way {
+    fn new(name: &'static str, url: &Secret, args: &Args) -> Result<Self, StoreError> {
+        let mut options = PgConnectOptions::from_str(url.reveal())
+            .map_err(|problem| StoreError::Unusable(format!("the URL of Postgres: {problem}")))?;
+        if let Some(file) = &args.store_password_file {
+            let unreadable = |problem| {
+                StoreError::Unusable(format!("the password file {}: {problem}", file.display()))
+            };
+            let password = std::fs::read_to_string(file).map_err(unreadable)?;
+            options = options.password(password.trim_end_matches(['\r', '\n']));
+        }
+        // What a pooler would refuse, or give to somebody else.
+        options = options
+            .statement_cache_capacity(0)
+            .extra_float_digits(None)
+            .application_name("tickwire")
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(args.store_connections.get())
+            .acquire_timeout(millis(args.store_acquire_ms.get()))
+            .connect_lazy_with(options);
+        let gate = Gate::new(name, millis(args.store_slow_ms));
+        Ok(Self { pool, gate })
+    }
+}
+
+fn millis(number: u32) -> Duration {
+    Duration::from_millis(u64::from(number))
+}
+
+/// How long a transaction may stand still: whoever vanished in the middle of one holds up nobody.
+const STANDSTILL_MS: u32 = 60_000;
+
+/// The beginning of a transaction each of whose statements may take so long.
+fn beginning(begin: &'static str, statement: Option<Duration>) -> AssertSqlSafe<String> {
+    let limit = statement.map_or(0, |statement| statement.as_millis());
+    AssertSqlSafe(format!(
+        "{begin}; SET LOCAL statement_timeout = {limit};
+         SET LOCAL idle_in_transaction_session_timeout = {STANDSTILL_MS}"
+    ))
+}
+
+/// Begins a transaction each of whose statements may take so long.
+async fn begin(
+    pool: &PgPool,
+    begin: &'static str,
+    statement: Option<Duration>,
+) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+    Ok(pool.begin_with(beginning(begin, statement)).await?)
+}
+
+/// A connection that is closed unless what was begun on it is brought to an end: the driver does not
+/// find its way out of a COPY that is given up midway.
+struct Unfinished {
+    connection: PoolConnection<sqlx::Postgres>,
+    finished: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Postgres {
+    /// Gets ready to use the server at `url`. It is connected to when it is needed, and its tables
+    /// are brought up to date then.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`]: a URL is wrong, or the password file cannot be read.
+    pub fn open(url: &Secret, args: &Args) -> Result<Self, StoreError> {
+        Self::open_by(url, args, Box::new(SystemClock))
+    }
+
+    fn open_by(url: &Secret, args: &Args, clock: Box<dyn Clock>) -> Result<Self, StoreError> {
+        let replica = args.store_replica.as_ref();
+        let replica = replica.map(|url| Way::new("replica", url, args));
+        Ok(Self(Arc::new(Shared {
+            primary: Way::new("primary", url, args)?,
+            replica: replica.transpose()?,
+            statement: millis(args.store_statement_ms.get()),
+            days: Days::default(),
+            migrated: OnceCell::new(),
+            readable: OnceCell::new(),
+            clock,
+        })))
+    }
+
+    /// Connects and brings the tables up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the next call tries again.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let Way { pool, gate } = &self.0.primary;
+        gate.ask("ready", self.migrated(pool)).await
+    }
+
+    async fn migrated(&self, pool: &PgPool) -> Result<(), StoreError> {
+        let migrated = &self.0.migrated;
+        migrated.get_or_try_init(|| schema::migrate(pool)).await?;
+        Ok(())
+    }
+
+    /// Brings the tables up to date, if that is allowed: who may only read takes them as they are.
+    async fn readable(&self, pool: &PgPool) -> Result<(), StoreError> {
+        let readable = self.0.readable.get_or_try_init(async || {
+            let migrated = self.migrated(pool).await;
+            migrated.or_else(|problem| {
+                if problem.is_read_only() {
+                    Ok(())
+                } else {
+                    Err(problem)
+                }
+            })
+        });
+        readable.await.copied()
+    }
+
+    /// A transaction that writes.
+    async fn writing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        let pool = &self.0.primary.pool;
+        self.migrated(pool).await?;
+        begin(pool, "BEGIN", Some(self.0.statement)).await
+    }
+
+    /// Where to read. A copy is as up to date as its primary made it.
+    fn reader(&self) -> &Way {
+        self.0.replica.as_ref().unwrap_or(&self.0.primary)
+    }
+
+    /// A transaction that sees one state of everything.
+    async fn reading(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+        let pool = &self.reader().pool;
+        if self.0.replica.is_none() {
+            self.readable(pool).await?;
+        }
+        begin(pool, BEGIN, Some(self.0.statement)).await
+    }
+
+    async fn try_record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
+        let pool = &self.0.primary.pool;
+        self.migrated(pool).await?;
+        let times = rows.iter().filter_map(|row| match row.content {
+            Content::Event { at, .. } => Some(at),
+            Content::Bar { .. } | Content::State { .. } | Content::DeadLetter { .. } => None,
+        });
+        let now = self.0.clock.now();
+        self.0.days.prepare(pool, now, times).await?;
+        let mut copying = Unfinished {
+            connection: pool.acquire().await?,
+            finished: false,
+        };
+        let beginning = beginning("BEGIN", Some(self.0.statement));
+        let mut transaction = copying.connection.begin_with(beginning).await?;
+        write::record(&mut transaction, epoch, rows).await?;
+        transaction.commit().await?;
+        copying.finished = true;
+        Ok(())
+    }
+}
+
+impl TickStore for Postgres {
+    async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
+        let gate = &self.0.primary.gate;
+        gate.ask("record", self.try_record(epoch, rows)).await
+    }
+
+    async fn advance(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        floor: StreamSeq,
+        at: UnixNanos,
+    ) -> Result<(), StoreError> {
+        let advance = async {
+            let mut transaction = self.writing().await?;
+            sqlx::query(
+                "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (stream) DO UPDATE
+                     SET created = $2, gen = $3, floor = $4, at = $5
+                 WHERE (excluded.created, excluded.gen, excluded.floor)
+                     > (progress.created, progress.gen, progress.floor)",
+            )
+            .persistent(false)
+            .bind(stream)
+            .bind(epoch.created().get())
+            .bind(i64::from(epoch.generation()))
+            .bind(int(floor))
+            .bind(at.get())
+            .execute(&mut *transaction)
+            .await?;
+            Ok(transaction.commit().await?)
+        };
+        self.0.primary.gate.ask("advance", advance).await
+    }
+
+    async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
+        let page = async { read::page(self.reading().await?, stream, range).await };
+        self.reader().gate.ask("page", page).await
+    }
+
+    async fn by_position(
+        &self,
+        series: &Series,
+        epoch: Epoch,
+        span: (StreamSeq, StreamSeq),
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        let rows = async {
+            let snapshot = self.reading().await?;
+            read::by_position(snapshot, series, (epoch, span), limit).await
+        };
+        self.reader().gate.ask("by_position", rows).await
+    }
+
+    async fn instruments(
+        &self,
+        venue: Option<&Venue>,
+        search: &str,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        let rows = async {
+            let snapshot = self.reading().await?;
+            read::instruments(snapshot, (venue, search), after, limit).await
+        };
+        self.reader().gate.ask("instruments", rows).await
+    }
+
+    async fn stood(
+        &self,
+        stream: &str,
+        now: UnixNanos,
+        before: UnixNanos,
+    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
+        let stood = sweep::stood(self, stream, (now, before));
+        self.0.primary.gate.ask("stood", stood).await
+    }
+
+    async fn sweep(
+        &self,
+        until: &[(Epoch, StreamSeq)],
+        behind: Option<Series>,
+        limit: u64,
+    ) -> Result<Swept, StoreError> {
+        let sweep = sweep::sweep(self, until, behind, limit);
+        self.0.primary.gate.ask("sweep", sweep).await
+    }
+
+    async fn dead_letters(&self) -> Result<u64, StoreError> {
+        let count = async { read::dead_letters(self.reading().await?).await };
+        self.reader().gate.ask("dead_letters", count).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! A server that is slow, read-only, elsewhere or gone.
+
+use std::io;
+use std::sync::Mutex;
+
+use tokio::time::{Instant, sleep};
+use tracing::instrument::WithSubscriber as _;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_given_up() {
+    let patience = NonZeroU32::new(300).unwrap();
+    let args = Args {
+        store_statement_ms: patience,
+        ..Args::default()
+    };
+    let mut world = World::with(&args).await;
+    world
+        .store
+        .record(epoch(), &[event(TODAY, 1)])
+        .await
+        .unwrap();
+    let mut lock = world.outside.begin().await.unwrap();
+    lock.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let read = world.store.page("T", &trades()).await.unwrap_err();
+    assert!(read.to_string().contains("statement timeout"), "{read}");
+    assert!(read.retry_after().is_some());
+    let written = world
+        .store
+        .record(epoch(), &[event(TODAY, 2)])
+        .await
+        .unwrap_err();
+    assert!(written.retry_after().is_some(), "{written}");
+    lock.rollback().await.unwrap();
+    assert_eq!(
+        seqs(&world.store).await,
+        [1],
+        "nothing of what was given up is there"
+    );
+}
+
+#[tokio::test]
+async fn history_is_read_from_the_copy() {
+    let primary = World::new().await;
+    let mut copy = World::new().await;
+    let args = Args {
+        store_replica: Some(copy.url.clone()),
+        ..Args::default()
+    };
+    let store = Postgres::open(&primary.url, &args).unwrap();
+    store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
+    let early = store.page("T", &trades()).await.unwrap_err();
+    assert!(
+        early.retry_after().is_some(),
+        "the tables are not there yet: {early}"
+    );
+    let tables = copy
+        .text("SELECT count(*)::text FROM pg_tables WHERE schemaname = 'public'")
+        .await;
+    assert_eq!(tables, "0", "a copy is not written to");
+    copy.store
+        .record(epoch(), &[event(TODAY, 2)])
+        .await
+        .unwrap();
+    assert_eq!(seqs(&store).await, [2]);
+    assert_eq!(seqs(&primary.store).await, [1]);
+}
+
+#[tokio::test]
+async fn who_may_only_read_reads() {
+    let mut world = World::new().await;
+    world
+        .store
+        .record(epoch(), &[event(TODAY, 1)])
+        .await
+        .unwrap();
+    let database = world.text("SELECT current_database()::text").await;
+    let sql = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut world.outside)
+        .await
+        .unwrap();
+    let store = Postgres::open(&world.url, &Args::default()).unwrap();
+    assert_eq!(seqs(&store).await, [1]);
+    let problem = store.record(epoch(), &[event(TODAY, 2)]).await.unwrap_err();
+    assert!(problem.to_string().contains("read-only"), "{problem}");
+    assert!(
+        problem.retry_after().is_some(),
+        "another server may be the primary by then"
+    );
+    assert_eq!(seqs(&store).await, [1]);
+}
+
+#[tokio::test]
+async fn a_password_may_be_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let args = Args {
+        store_password_file: Some(file.clone()),
+        ..Args::default()
+    };
+    let server = Server::shared().await.unwrap();
+    let url = Secret::from(server.database().await.unwrap());
+    let missing = Postgres::open(&url, &args).unwrap_err().to_string();
+    assert!(missing.contains("password file"), "{missing}");
+    std::fs::write(&file, "tickwire\n").unwrap();
+    let store = Postgres::open(&url, &args).unwrap();
+    store.ready().await.unwrap();
+    let options = store.0.primary.pool.connect_options();
+    assert!(!format!("{store:?}").contains("tickwire"), "{options:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
+    let mut server = Server::start().await.unwrap();
+    let url = Secret::from(server.database().await.unwrap());
+    let args = Args {
+        store_acquire_ms: NonZeroU32::new(300).unwrap(),
+        ..Args::default()
+    };
+    let store = Postgres::open(&url, &args).unwrap();
+    store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
+    server.stop().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut asked = 0;
+    loop {
+        let problem = store.record(epoch(), &[event(TODAY, 2)]).await.unwrap_err();
+        assert!(problem.retry_after().is_some(), "{problem}");
+        if matches!(problem, StoreError::Away(_)) {
+            break;
+        }
+        asked += 1;
+        assert!(asked <= 3, "it is asked again and again: {problem}");
+    }
+    // Readers learn it from writers: it is the same server.
+    let problem = store.page("T", &trades()).await.unwrap_err();
+    assert!(matches!(problem, StoreError::Away(_)), "{problem}");
+    server.resume().await.unwrap();
+    while let Err(problem) = store.record(epoch(), &[event(TODAY, 2)]).await {
+        let wait = problem.retry_after().unwrap();
+        assert!(Instant::now() < deadline, "{problem}");
+        sleep(wait).await;
+    }
+    assert_eq!(seqs(&store).await, [1, 2]);
+    for seq in 3..10 {
+        store.record(epoch(), &[event(TODAY, seq)]).await.unwrap();
+    }
+}
+#[tokio::test]
+async fn what_is_given_up_midway_is_stored_whole_or_not_at_all() {
+    const ROWS: u64 = 3_000;
+    let args = Args {
+        store_connections: NonZeroU32::MIN,
+        ..Args::default()
+    };
+    let mut world = World::with(&args).await;
+    world
+        .store
+        .record(epoch(), &[event(TODAY, 1)])
+        .await
+        .unwrap();
+    let (mut given_up, mut next) = (0, 2);
+    for patience_us in (0..40_000).step_by(1_000) {
+        let rows: Vec<Row> = (next..next + ROWS).map(|seq| event(TODAY, seq)).collect();
+        let patience = Duration::from_micros(patience_us);
+        let recording = tokio::time::timeout(patience, world.store.record(epoch(), &rows)).await;
+        given_up += u32::from(recording.is_err());
+        // The one connection goes on with whatever comes next.
+        let after = next + ROWS;
+        world
+            .store
+            .record(epoch(), &[event(TODAY, after)])
+            .await
+            .unwrap();
+        let sql = format!(
+            "SELECT concat_ws(' ', count(*) FILTER (WHERE s < {after}) % {ROWS},
+                                   count(*) FILTER (WHERE s = {after}))
+             FROM events WHERE s >= {next}"
+        );
+        let stored = world
+            .outside
+            .fetch_one(sqlx::raw_sql(AssertSqlSafe(sql)))
+            .await
+            .unwrap();
+        let stored: String = stored.get(0);
+        assert_eq!(stored, "0 1", "after {patience:?}");
+        next = after + 1;
+    }
+    assert!(given_up > 0);
+}
+
+#[tokio::test]
+async fn a_question_that_is_given_up_spoils_none_of_the_next() {
+    let args = Args {
+        store_connections: NonZeroU32::MIN,
+        ..Args::default()
+    };
+    let world = World::with(&args).await;
+    let rows: Vec<Row> = (1..=9).map(|seq| event(TODAY, seq)).collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    let expected: Vec<u64> = (1..=9).collect();
+    let mut given_up = 0;
+    for patience_us in (0..5_000).step_by(50) {
+        let patience = Duration::from_micros(patience_us);
+        let question = tokio::time::timeout(patience, seqs(&world.store)).await;
+        given_up += u32::from(question.is_err());
+        assert_eq!(seqs(&world.store).await, expected, "after {patience:?}");
+        let advance = world
+            .store
+            .advance("T", epoch(), StreamSeq::new(1), UnixNanos::new(1));
+        given_up += u32::from(tokio::time::timeout(patience, advance).await.is_err());
+    }
+    assert!(given_up > 0);
+    assert_eq!(seqs(&world.store).await, expected);
+}
+
+#[tokio::test]
+async fn what_is_slow_is_told_without_values() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+    let args = Args {
+        store_slow_ms: 0,
+        ..Args::default()
+    };
+    let slow = async {
+        let world = World::with(&args).await;
+        world
+            .store
+            .record(epoch(), &[event(TODAY, 777_123)])
+            .await
+            .unwrap();
+        world
+            .store
+            .instruments(None, "needle", None, 5)
+            .await
+            .unwrap();
+    };
+    slow.with_subscriber(subscriber).await;
+    let told = log.0.lock().unwrap().clone();
+    let told = String::from_utf8(told).unwrap();
+    for what in ["record", "instruments", "took_ms"] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
+    for value in ["777123", "needle"] {
+        assert!(!told.contains(value), "{told}");
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}

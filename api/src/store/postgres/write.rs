@@ -1,0 +1,278 @@
+//! Storing a batch: events by COPY, and where some are stored already, by a statement that skips
+//! them; keyed kinds by upserts.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+use schemas::position::{Epoch, StreamSeq};
+use sqlx::{Acquire as _, Postgres, Transaction};
+
+use super::StoreError;
+use super::copy::{self, Encoder};
+use crate::store::statements::int;
+use crate::store::{Content, Row};
+
+/// What is given to the socket at a time.
+const CHUNK: usize = 1 << 16;
+
+/// Stores a batch.
+pub(super) async fn record(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    rows: &[Row],
+) -> Result<(), StoreError> {
+    let is_event = |row: &&Row| matches!(row.content, Content::Event { .. });
+    let mut events: Vec<&Row> = rows.iter().filter(is_event).collect();
+    // Whoever stores the same events does it in the same order, and waits at most for one.
+    events.sort_by_key(|row| row.seq);
+    if !events.is_empty() && !copied(transaction, epoch, &events).await? {
+        merge_events(transaction, epoch, &events).await?;
+    }
+    upsert_bars(transaction, epoch, rows).await?;
+    upsert_states(transaction, epoch, rows).await?;
+    dead_letters(transaction, epoch, rows).await
+}
+
+/// Copies events; `false` if one of them is there already, and then nothing happened.
+async fn copied(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    events: &[&Row],
+) -> Result<bool, StoreError> {
+    let mut encoder = Encoder::new(epoch);
+    let mut attempt = transaction.begin().await?;
+    let mut copying = attempt.copy_in_raw(copy::EVENTS).await?;
+    // The database works on one part while the next is written.
+    for row in events {
+        encoder.push(row)?;
+        if encoder.pending().len() >= CHUNK {
+            copying.send(encoder.pending()).await?;
+            encoder.sent();
+        }
+    }
+    encoder.end();
+    copying.send(encoder.pending()).await?;
+    match copying.finish().await {
+        Ok(_) => attempt.commit().await?,
+        Err(sqlx::Error::Database(refused)) if refused.is_unique_violation() => {
+            attempt.rollback().await?;
+            return Ok(false);
+        }
+        Err(problem) => return Err(problem.into()),
+    }
+    Ok(true)
+}
+
+/// Columns of rows, as arrays.
+#[derive(Default)]
+struct Columns<'r> {
+    at: Vec<i64>,
+    s: Vec<i64>,
+    first: Vec<&'r str>,
+    second: Vec<&'r str>,
+    third: Vec<&'r str>,
+    payload: Vec<&'r [u8]>,
+}
+
+impl<'r> Columns<'r> {
+    fn push(&mut self, key: [&'r str; 3], at: i64, row: &'r Row) {
+        let [first, second, third] = key;
+        self.first.push(first);
+        self.second.push(second);
+        self.third.push(third);
+        self.at.push(at);
+        self.s.push(int(row.seq));
+        self.payload.push(&row.payload);
+    }
+}
+
+async fn merge_events(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    events: &[&Row],
+) -> Result<(), StoreError> {
+    let mut columns = Columns::default();
+    let mut figures: [Vec<Option<Decimal>>; 6] = Default::default();
+    for row in events {
+        let Content::Event {
+            kind,
+            venue,
+            symbol,
+            at,
+        } = &row.content
+        else {
+            continue;
+        };
+        let key = [kind.as_str(), venue.as_str(), symbol.as_str()];
+        columns.push(key, at.get(), row);
+        for (column, figure) in figures.iter_mut().zip(copy::figures(row)) {
+            column.push(figure);
+        }
+    }
+    let mut query = sqlx::query(
+        "INSERT INTO events (created, gen, at, s, kind, venue, symbol, payload,
+                             price, size, bid, bid_size, ask, ask_size)
+         SELECT $1, $2, * FROM unnest($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[],
+             $8::bytea[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
+             $13::numeric[], $14::numeric[])
+         ON CONFLICT DO NOTHING",
+    )
+    .persistent(false)
+    .bind(epoch.created().get())
+    .bind(i64::from(epoch.generation()))
+    .bind(columns.at)
+    .bind(columns.s)
+    .bind(columns.first)
+    .bind(columns.second)
+    .bind(columns.third)
+    .bind(columns.payload);
+    for column in figures {
+        query = query.bind(column);
+    }
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// The latest row of each key. A statement cannot change a row twice, and in one order for everybody
+/// no two of them wait for each other.
+fn latest<'r, K: Ord>(
+    rows: &'r [Row],
+    key: impl Fn(&'r Content) -> Option<K>,
+) -> BTreeMap<K, &'r Row> {
+    let mut latest: BTreeMap<K, &Row> = BTreeMap::new();
+    for row in rows {
+        let Some(key) = key(&row.content) else {
+            continue;
+        };
+        let seq = latest.get(&key).map_or(StreamSeq::ZERO, |row| row.seq);
+        if row.seq >= seq {
+            latest.insert(key, row);
+        }
+    }
+    latest
+}
+
+async fn upsert_bars(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    rows: &[Row],
+) -> Result<(), StoreError> {
+    let bars = latest(rows, |content| match content {
+        Content::Bar {
+            venue,
+            symbol,
+            interval,
+            at,
+        } => Some(([venue.as_str(), symbol.as_str(), interval.as_str()], *at)),
+        Content::Event { .. } | Content::State { .. } | Content::DeadLetter { .. } => None,
+    });
+    if bars.is_empty() {
+        return Ok(());
+    }
+    let mut columns = Columns::default();
+    let mut figures: [Vec<Option<Decimal>>; 5] = Default::default();
+    for ((key, at), row) in bars {
+        columns.push(key, at.get(), row);
+        for (column, figure) in figures.iter_mut().zip(copy::candle(&row.payload)) {
+            column.push(figure);
+        }
+    }
+    let mut query = sqlx::query(
+        "INSERT INTO bars (created, gen, at, s, venue, symbol, iv, payload,
+                           open, high, low, close, volume)
+         SELECT $1, $2, * FROM unnest($3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[],
+             $8::bytea[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
+             $13::numeric[])
+         ON CONFLICT (venue, symbol, iv, at) DO UPDATE SET
+             created = excluded.created, gen = excluded.gen, s = excluded.s,
+             payload = excluded.payload, open = excluded.open, high = excluded.high,
+             low = excluded.low, close = excluded.close, volume = excluded.volume
+         WHERE (excluded.created, excluded.gen, excluded.s) > (bars.created, bars.gen, bars.s)",
+    )
+    .persistent(false)
+    .bind(epoch.created().get())
+    .bind(i64::from(epoch.generation()))
+    .bind(columns.at)
+    .bind(columns.s)
+    .bind(columns.first)
+    .bind(columns.second)
+    .bind(columns.third)
+    .bind(columns.payload);
+    for column in figures {
+        query = query.bind(column);
+    }
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+async fn upsert_states(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    rows: &[Row],
+) -> Result<(), StoreError> {
+    let states = latest(rows, |content| match content {
+        Content::State {
+            kind,
+            venue,
+            symbol,
+        } => Some([kind.as_str(), venue.as_str(), symbol.as_str()]),
+        Content::Event { .. } | Content::Bar { .. } | Content::DeadLetter { .. } => None,
+    });
+    if states.is_empty() {
+        return Ok(());
+    }
+    let mut columns = Columns::default();
+    for (key, row) in states {
+        columns.push(key, 0, row);
+    }
+    sqlx::query(
+        "INSERT INTO states (created, gen, s, kind, venue, symbol, payload)
+         SELECT $1, $2, * FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+         ON CONFLICT (kind, venue, symbol) DO UPDATE SET
+             created = excluded.created, gen = excluded.gen, s = excluded.s,
+             payload = excluded.payload
+         WHERE (excluded.created, excluded.gen, excluded.s) > (states.created, states.gen, states.s)",
+    )
+    .persistent(false)
+    .bind(epoch.created().get())
+    .bind(i64::from(epoch.generation()))
+    .bind(columns.s)
+    .bind(columns.first)
+    .bind(columns.second)
+    .bind(columns.third)
+    .bind(columns.payload)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+async fn dead_letters(
+    transaction: &mut Transaction<'_, Postgres>,
+    epoch: Epoch,
+    rows: &[Row],
+) -> Result<(), StoreError> {
+    for row in rows {
+        let Content::DeadLetter { subject, problem } = &row.content else {
+            continue;
+        };
+        sqlx::query(
+            "INSERT INTO dead_letters (created, gen, s, subject, problem, payload)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        )
+        .persistent(false)
+        .bind(epoch.created().get())
+        .bind(i64::from(epoch.generation()))
+        .bind(int(row.seq))
+        .bind(printable(subject))
+        .bind(printable(problem))
+        .bind(row.payload.as_ref())
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The database has no text with a NUL in it.
+fn printable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
