@@ -8,6 +8,7 @@ use schemas::tick::Head;
 
 use super::*;
 
+mod examples;
 mod naive;
 mod parameters;
 
