@@ -13,9 +13,9 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `registry` | names, parameters with limits, descriptions |
-//! | `window`, `smooth` | sliding aggregates and exponential averages, of which the others are made |
-//! | `moving`, `momentum`, `volatility`, `volume`, `trend` | the indicators |
+//! | `registry`, `parameter` | names, parameters with limits, descriptions |
+//! | `window`, `smooth`, `source` | what the indicators are made of |
+//! | `moving`, `momentum`, `place`, `volatility`, `volume`, `trend`, `parabolic` | the indicators |
 
 use std::fmt;
 
@@ -24,6 +24,9 @@ use schemas::time::UnixNanos;
 
 mod momentum;
 mod moving;
+mod parabolic;
+mod parameter;
+mod place;
 mod registry;
 mod smooth;
 mod source;
@@ -35,7 +38,8 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use registry::{Description, IndicatorError, Limits, Output, Parameter, describe, parse};
+pub use parameter::{Limits, Output, Parameter};
+pub use registry::{Description, IndicatorError, describe, parse};
 
 /// The most outputs that an indicator has.
 const MAX_OUTPUTS: usize = 5;
@@ -217,20 +221,21 @@ impl Indicator {
     /// Takes the next bar; `None` while no figure exists. A bar with figures that are no numbers,
     /// or beyond the limits of prices, is passed over.
     pub fn next(&mut self, bar: &Candle) -> Option<Values> {
-        if !bar.is_sound() {
-            return None;
-        }
-        let values = self.study.next(bar);
-        values
-            .as_slice()
-            .iter()
-            .any(Option::is_some)
-            .then_some(values)
+        next(self.study.as_mut(), bar)
     }
 
     /// What [`next`](Self::next) would give, without taking the bar: for the one still forming.
     /// Works on a copy of the state, so it costs memory in the order of the periods for a moment.
     pub fn peek(&self, bar: &Candle) -> Option<Values> {
-        self.clone().next(bar)
+        next(self.study.copied().as_mut(), bar)
     }
+}
+
+fn next(study: &mut dyn Study, bar: &Candle) -> Option<Values> {
+    if !bar.is_sound() {
+        return None;
+    }
+    let values = study.next(bar);
+    let exists = values.as_slice().iter().any(Option::is_some);
+    exists.then_some(values)
 }

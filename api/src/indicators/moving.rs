@@ -1,6 +1,7 @@
 //! Moving averages.
 
-use super::registry::{Arguments, Description, IndicatorError, Output, Parameter};
+use super::parameter::{Arguments, Output, Parameter};
+use super::registry::{Description, IndicatorError};
 use super::smooth::Smooth;
 use super::source::Source;
 use super::window::{Fold, Moments, Sum, Weighted, Window, ratio};

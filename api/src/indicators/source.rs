@@ -1,7 +1,8 @@
 //! Which price of a bar an indicator is made from.
 
 use super::Candle;
-use super::registry::{Arguments, IndicatorError, Parameter};
+use super::parameter::{Arguments, Parameter};
+use super::registry::IndicatorError;
 
 /// A price of a bar.
 #[derive(Clone, Copy, Debug)]

@@ -184,6 +184,35 @@ fn what_was_before_the_history_does_not_matter() {
     }
 }
 
+#[test]
+fn a_window_keeps_no_trace_of_what_left_it() {
+    let bars = long_walk(400);
+    let totals = ["obv", "adl", "vwap", "psar"];
+    for description in describe().filter(|known| !totals.contains(&known.name)) {
+        let mut fresh = short(description, 7);
+        if fresh.history() > fresh.warm_up() {
+            continue;
+        }
+        let mut used = fresh.clone();
+        for (at, huge) in [(0, 1e18), (1, -1e18), (2, 1e-18), (3, 1e17)] {
+            used.next(&bar(at, [huge; 4], huge.abs()));
+        }
+        for bar in &bars {
+            let (expected, found) = (fresh.next(bar), used.next(bar));
+            let Some(expected) = expected else { continue };
+            let found = found.unwrap();
+            if expected.as_slice().iter().any(Option::is_none) {
+                continue;
+            }
+            for (expected, found) in expected.as_slice().iter().zip(found.as_slice()) {
+                let (expected, found) = (expected.unwrap(), found.unwrap());
+                let distance = (expected - found).abs();
+                assert!(distance <= 1e-12 * expected.abs().max(100.0), "{used}");
+            }
+        }
+    }
+}
+
 /// A walk that is the same in every run, with volume and movement in every bar.
 fn long_walk(bars: i64) -> Vec<Candle> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -1,6 +1,7 @@
 //! How far prices move: average true range and bands around an average.
 
-use super::registry::{Description, Output, Parameter};
+use super::parameter::{Output, Parameter};
+use super::registry::Description;
 use super::smooth::Smooth;
 use super::source::Source;
 use super::window::{Moments, Range, Window};

@@ -5,7 +5,8 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use schemas::time::UnixNanos;
 
-use super::registry::{Description, Output, Parameter};
+use super::parameter::{Output, Parameter};
+use super::registry::Description;
 use super::smooth::Total;
 use super::window::{Sum, Window, ratio};
 use super::{Candle, Study, Values};
