@@ -3,9 +3,11 @@
 //! | module | does |
 //! |---|---|
 //! | [`store`] | the seam to databases, and its implementations |
+//! | [`indicators`] | technical indicators over bars |
 //! | [`recorder`] | writes every recorded tick once |
 //! | [`server`] | answers over HTTP |
 
+pub mod indicators;
 pub mod recorder;
 pub mod server;
 pub mod store;
