@@ -24,6 +24,7 @@ mod kills;
 mod movement;
 mod nomad;
 mod process;
+mod record;
 mod resume;
 mod rolling;
 mod split;
