@@ -118,7 +118,7 @@ async fn stored_bars_are_read_as_they_are() {
     let (store, _dir) = store(&rows).await;
     let reader = reader(store, DAY);
     let all = reader.read(&ask("1m", 0, DAY, 100)).await.unwrap();
-    assert_eq!(starts(&all), Vec::from_iter(0..10));
+    assert_eq!(starts(&all), (0..10).collect::<Vec<_>>());
     assert!(!all.more);
     assert!(
         all.bars
