@@ -25,6 +25,7 @@ mod movement;
 mod nomad;
 mod openapi;
 mod process;
+mod record;
 mod resume;
 mod rolling;
 mod split;
