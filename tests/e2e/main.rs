@@ -23,6 +23,7 @@ mod interop;
 mod kills;
 mod movement;
 mod nomad;
+mod openapi;
 mod process;
 mod record;
 mod resume;
