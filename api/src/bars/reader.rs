@@ -75,9 +75,14 @@ pub enum ReadError {
     Limit(u32),
     /// One bar is made of too many.
     #[error(
-        "resolution {0} is too long for what is stored: a bar may be made of at most {MAX_PARTS} stored bars"
+        "resolution {resolution} is too long for what is stored: a bar may be made of at most {limit} stored bars"
     )]
-    Parts(Resolution),
+    Parts {
+        /// What was asked for.
+        resolution: Resolution,
+        /// [`MAX_PARTS`].
+        limit: u32,
+    },
     /// A sum beyond the limits of quantities.
     #[error("resolution {resolution} is too long: the volume of the bar at {start} is beyond {limit}", limit = schemas::decimal::LIMIT)]
     Volume {
@@ -94,7 +99,7 @@ impl ReadError {
         match self {
             Self::Store(_) => None,
             Self::Limit(_) => Some("limit"),
-            Self::Parts(_) | Self::Volume { .. } => Some("resolution"),
+            Self::Parts { .. } | Self::Volume { .. } => Some("resolution"),
         }
     }
 }
@@ -107,6 +112,7 @@ pub struct Reader<S> {
     calendars: Arc<Calendars>,
     clock: Arc<dyn Clock>,
     known: Cache<(Venue, Symbol), Arc<Calendar>>,
+    max_parts: u32,
 }
 
 impl<S: TickStore> Reader<S> {
@@ -121,6 +127,7 @@ impl<S: TickStore> Reader<S> {
                 .max_capacity(KNOWN)
                 .time_to_live(FRESH)
                 .build(),
+            max_parts: MAX_PARTS,
         }
     }
 
