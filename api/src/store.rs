@@ -3,19 +3,23 @@
 mod database;
 mod error;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 mod statements;
 
 use std::future::Future;
 
-use bytes::Bytes;
-use schemas::id::{Interval, Kind, Symbol, Venue};
-use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::id::{Kind, Symbol, Venue};
+use schemas::position::{Epoch, StreamSeq};
 use schemas::tick::Tick;
 use schemas::time::UnixNanos;
 
 pub use database::{Database, Location};
 pub use error::StoreError;
+pub use rows::{
+    Content, DeadLetter, Found, Listed, Loss, Page, Place, Progress, Range, Recorded, Row, Series,
+    Swept,
+};
 
 /// The kinds that are recorded; forming bars and books are not.
 pub const RECORDED: [Kind; 9] = [
@@ -35,131 +39,6 @@ pub fn recorded_subjects() -> Vec<String> {
     RECORDED
         .map(|kind| format!("{}{kind}.>", schemas::subject::STORED))
         .into()
-}
-
-/// A message to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its position.
-    pub seq: StreamSeq,
-    /// What it is.
-    pub content: Content,
-    /// Its payload.
-    pub payload: Bytes,
-}
-
-/// What a message is, as far as storing goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// One of many of its topic.
-    Event {
-        /// Kind.
-        kind: Kind,
-        /// Venue.
-        venue: Venue,
-        /// Symbol.
-        symbol: Symbol,
-        /// Event time, or receive time.
-        at: UnixNanos,
-    },
-    /// A bar: the latest of its start counts.
-    Bar {
-        /// Venue.
-        venue: Venue,
-        /// Symbol.
-        symbol: Symbol,
-        /// Length.
-        interval: Interval,
-        /// Start.
-        at: UnixNanos,
-    },
-    /// A state: the latest of its topic counts.
-    State {
-        /// Kind.
-        kind: Kind,
-        /// Venue.
-        venue: Venue,
-        /// Symbol.
-        symbol: Symbol,
-    },
-    /// No tick.
-    DeadLetter {
-        /// Its subject.
-        subject: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-/// A stored message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Place in time.
-    pub at: UnixNanos,
-    /// Epoch of its position.
-    pub epoch: Epoch,
-    /// Its position.
-    pub seq: StreamSeq,
-    /// The tick in MessagePack.
-    pub payload: Bytes,
-}
-
-/// How far a stream is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Everything of the recorded kinds up to here is stored.
-    pub floor: Cursor,
-}
-
-/// Which rows are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Series {
-    /// Events of one topic.
-    Events(Kind, Venue, Symbol),
-    /// Bars of one topic.
-    Bars(Venue, Symbol, Interval),
-}
-
-/// A place between rows: time, epoch, sequence.
-pub type Place = (UnixNanos, Epoch, StreamSeq);
-
-/// A page of history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// Whose.
-    pub series: Series,
-    /// From here, inclusive.
-    pub from: UnixNanos,
-    /// To here, exclusive.
-    pub to: UnixNanos,
-    /// Newest first.
-    pub descending: bool,
-    /// Behind this row of the page before.
-    pub after: Option<Place>,
-    /// At most so many rows.
-    pub limit: u32,
-}
-
-/// Rows, and how far the stream was recorded when they were read: one snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The rows.
-    pub rows: Vec<Found>,
-    /// How far; `None` before anything was recorded.
-    pub progress: Option<Progress>,
-}
-
-/// What was deleted, and what is left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swept {
-    /// How many rows were deleted.
-    pub rows: u64,
-    /// The last series that is done, if any is.
-    pub behind: Option<Series>,
-    /// Whether it was the last of all.
-    pub done: bool,
 }
 
 /// A database of ticks.
@@ -257,6 +136,101 @@ pub trait TickStore: Send + Sync {
     ///
     /// [`StoreError`].
     fn dead_letters(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Reads dead letters in order of position, behind `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn dead_letters_page(
+        &self,
+        after: Option<(Epoch, StreamSeq)>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, StoreError>> + Send;
+
+    /// Lists the venues that instruments are known of.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn venues(&self) -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
+
+    /// Reads the latest of a topic whose kind is kept as a state.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn state(
+        &self,
+        kind: Kind,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
+
+    /// Reads what is known of an instrument.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn instrument(
+        &self,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send {
+        self.state(Kind::Inst, venue, symbol)
+    }
+
+    /// Reads the feeds' ticks that tell of holes in `[from, to)`, in order of the time at which they
+    /// were noticed, behind `after`. They are kept for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn feed_gaps(
+        &self,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
+
+    /// Reads what was lost in `[from, to)` before it was recorded, in order of the time at which that
+    /// was noticed, behind `after`. It is kept for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn losses_page(
+        &self,
+        stream: &str,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Loss>, StoreError>> + Send;
+
+    /// Tells how far a stream is recorded, whatever a copy of the database knows; `None` before
+    /// anything was.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn recorded(
+        &self,
+        stream: &str,
+    ) -> impl Future<Output = Result<Option<Recorded>, StoreError>> + Send;
+
+    /// Notes that `stream` begins at `first`: what lies between its progress and there is lost, and
+    /// progress goes on behind it. A loss is told once, whoever notices it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn trimmed(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        first: StreamSeq,
+        now: UnixNanos,
+    ) -> impl Future<Output = Result<Option<Loss>, StoreError>> + Send;
 }
 
 /// What is stored of a tick.

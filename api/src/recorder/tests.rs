@@ -17,7 +17,10 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::store::sqlite::Sqlite;
-use crate::store::{Found, Page, Place, Range, Series, StoreError, Swept, recorded_subjects};
+use crate::store::{
+    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Series, StoreError, Swept,
+    recorded_subjects,
+};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -94,6 +97,60 @@ impl TickStore for Moody {
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
         self.inner.dead_letters().await
+    }
+
+    async fn dead_letters_page(
+        &self,
+        after: Option<(Epoch, StreamSeq)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        self.inner.dead_letters_page(after, limit).await
+    }
+
+    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
+        self.inner.venues().await
+    }
+
+    async fn state(
+        &self,
+        kind: Kind,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> Result<Option<Found>, StoreError> {
+        self.inner.state(kind, venue, symbol).await
+    }
+
+    async fn feed_gaps(
+        &self,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        self.inner.feed_gaps(span, after, limit).await
+    }
+
+    async fn losses_page(
+        &self,
+        stream: &str,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Loss>, StoreError> {
+        self.inner.losses_page(stream, span, after, limit).await
+    }
+
+    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
+        self.inner.recorded(stream).await
+    }
+
+    async fn trimmed(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        first: StreamSeq,
+        now: UnixNanos,
+    ) -> Result<Option<Loss>, StoreError> {
+        self.inner.trimmed(stream, epoch, first, now).await
     }
 }
 

@@ -5,13 +5,16 @@ use std::fmt;
 use std::path::PathBuf;
 
 use daemon::nats::Secret;
-use schemas::id::Venue;
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 
 use super::postgres::{self, Postgres};
 use super::sqlite::Sqlite;
-use super::{Found, Page, Range, Row, Series, StoreError, Swept, TickStore};
+use super::{
+    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series, StoreError, Swept,
+    TickStore,
+};
 
 /// Where history is.
 #[derive(Clone, PartialEq, Eq)]
@@ -147,6 +150,60 @@ impl TickStore for Database {
 
     async fn dead_letters(&self) -> Result<u64, StoreError> {
         either!(self, store => store.dead_letters())
+    }
+
+    async fn dead_letters_page(
+        &self,
+        after: Option<(Epoch, StreamSeq)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        either!(self, store => store.dead_letters_page(after, limit))
+    }
+
+    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
+        either!(self, store => store.venues())
+    }
+
+    async fn state(
+        &self,
+        kind: Kind,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> Result<Option<Found>, StoreError> {
+        either!(self, store => store.state(kind, venue, symbol))
+    }
+
+    async fn feed_gaps(
+        &self,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        either!(self, store => store.feed_gaps(span, after, limit))
+    }
+
+    async fn losses_page(
+        &self,
+        stream: &str,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Loss>, StoreError> {
+        either!(self, store => store.losses_page(stream, span, after, limit))
+    }
+
+    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
+        either!(self, store => store.recorded(stream))
+    }
+
+    async fn trimmed(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        first: StreamSeq,
+        now: UnixNanos,
+    ) -> Result<Option<Loss>, StoreError> {
+        either!(self, store => store.trimmed(stream, epoch, first, now))
     }
 }
 

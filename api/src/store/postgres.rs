@@ -7,6 +7,7 @@ mod breaker;
 mod copy;
 mod days;
 mod gate;
+mod ledger;
 mod read;
 mod schema;
 mod sweep;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::nats::Secret;
-use schemas::id::Venue;
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::{Clock, SystemClock, UnixNanos};
 use sqlx::pool::PoolConnection;
@@ -31,7 +32,10 @@ use tokio::sync::OnceCell;
 use self::days::Days;
 use self::gate::Gate;
 use super::statements::int;
-use super::{Content, Found, Page, Range, Row, Series, StoreError, Swept, TickStore};
+use super::{
+    Content, DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series,
+    StoreError, Swept, TickStore,
+};
 
 /// Settings of a Postgres.
 #[derive(Clone, Debug, clap::Args)]
@@ -380,6 +384,76 @@ impl TickStore for Postgres {
     async fn dead_letters(&self) -> Result<u64, StoreError> {
         let count = async { read::dead_letters(self.reading().await?).await };
         self.reader().gate.ask("dead_letters", count).await
+    }
+
+    async fn dead_letters_page(
+        &self,
+        after: Option<(Epoch, StreamSeq)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let rows = async { ledger::dead_letters(self.reading().await?, after, limit).await };
+        self.reader().gate.ask("dead_letters_page", rows).await
+    }
+
+    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
+        let rows = async { read::venues(self.reading().await?).await };
+        self.reader().gate.ask("venues", rows).await
+    }
+
+    async fn state(
+        &self,
+        kind: Kind,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> Result<Option<Found>, StoreError> {
+        let row = async { read::state(self.reading().await?, kind, venue, symbol).await };
+        self.reader().gate.ask("state", row).await
+    }
+
+    async fn feed_gaps(
+        &self,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        let rows = async { ledger::gaps(self.reading().await?, span, after, limit).await };
+        self.reader().gate.ask("feed_gaps", rows).await
+    }
+
+    async fn losses_page(
+        &self,
+        stream: &str,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Loss>, StoreError> {
+        let rows = async {
+            let snapshot = self.reading().await?;
+            ledger::losses(snapshot, (stream, span), after, limit).await
+        };
+        self.reader().gate.ask("losses_page", rows).await
+    }
+
+    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
+        let recorded = async {
+            let mut transaction = self.writing().await?;
+            let recorded = read::recorded(&mut transaction, stream).await?;
+            transaction.commit().await?;
+            Ok(recorded)
+        };
+        self.0.primary.gate.ask("recorded", recorded).await
+    }
+
+    async fn trimmed(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        first: StreamSeq,
+        now: UnixNanos,
+    ) -> Result<Option<Loss>, StoreError> {
+        let loss =
+            async { ledger::trimmed(self.writing().await?, stream, (epoch, first), now).await };
+        self.0.primary.gate.ask("trimmed", loss).await
     }
 }
 

@@ -4,21 +4,26 @@
 //! lose the last transactions, which the broker then delivers again, because progress is lost with
 //! them.
 
+mod ledger;
 mod sweep;
 
 use std::path::Path;
 use std::time::Duration;
 
-use schemas::id::{Kind, Venue};
-use schemas::position::{Cursor, Epoch, StreamSeq};
+use schemas::id::{Kind, Symbol, Venue};
+use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, SqlitePool};
 
 use super::statements::{
-    epoch_of, found, int, key_of, page_statement, position_statement, seq_of, span_of,
+    PROGRESS, STATE, VENUES, found, gap_of, int, key_of, listed, page_statement,
+    position_statement, recorded, span_of,
 };
-use super::{Content, Found, Page, Progress, Range, Row, Series, StoreError, Swept, TickStore};
+use super::{
+    Content, DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series,
+    StoreError, Swept, TickStore,
+};
 
 /// How long a statement waits for a lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -67,6 +72,9 @@ async fn insert(
     epoch: Epoch,
     row: &Row,
 ) -> Result<(), sqlx::Error> {
+    if let Some(began) = gap_of(&row.content, &row.payload) {
+        ledger::insert_gap(connection, epoch, row, began).await?;
+    }
     let (created, generation) = (epoch.created().get(), i64::from(epoch.generation()));
     let query = match &row.content {
         Content::Event { kind, venue, symbol, at } => sqlx::query(
@@ -164,11 +172,10 @@ impl TickStore for Sqlite {
         let (_, _, values) = key_of(&range.series);
         let (from, to) = span_of(range);
         let mut snapshot = self.readers.begin().await?;
-        let progress =
-            sqlx::query("SELECT created, gen, floor, at FROM progress WHERE stream = ?1")
-                .bind(stream)
-                .fetch_optional(&mut *snapshot)
-                .await?;
+        let progress = sqlx::query(PROGRESS)
+            .bind(stream)
+            .fetch_optional(&mut *snapshot)
+            .await?;
         let mut query = sqlx::query(AssertSqlSafe(page_statement(range)));
         for value in values {
             query = query.bind(value);
@@ -182,17 +189,10 @@ impl TickStore for Sqlite {
                 .bind(int(seq));
         }
         let rows = query.fetch_all(&mut *snapshot).await?;
-        let progress = progress.map(|row| {
-            let floor = seq_of(&row, "floor")?;
-            let at = UnixNanos::new(row.try_get("at")?);
-            Ok::<_, StoreError>(Progress {
-                epoch: epoch_of(&row)?,
-                floor: Cursor::new(floor, at),
-            })
-        });
+        let progress = progress.as_ref().map(recorded).transpose()?;
         Ok(Page {
             rows: rows.iter().map(found).collect::<Result<_, _>>()?,
-            progress: progress.transpose()?,
+            progress: progress.map(Into::into),
         })
     }
 
@@ -266,6 +266,74 @@ impl TickStore for Sqlite {
             .fetch_one(&self.readers)
             .await?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn dead_letters_page(
+        &self,
+        after: Option<(Epoch, StreamSeq)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        ledger::dead_letters(self, after, limit).await
+    }
+
+    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
+        let rows = sqlx::query(VENUES)
+            .bind(Kind::Inst.as_str())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(listed).collect()
+    }
+
+    async fn state(
+        &self,
+        kind: Kind,
+        venue: &Venue,
+        symbol: &Symbol,
+    ) -> Result<Option<Found>, StoreError> {
+        let row = sqlx::query(STATE)
+            .bind(kind.as_str())
+            .bind(venue.as_str())
+            .bind(symbol.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(found).transpose()
+    }
+
+    async fn feed_gaps(
+        &self,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Found>, StoreError> {
+        ledger::gaps(self, span, after, limit).await
+    }
+
+    async fn losses_page(
+        &self,
+        stream: &str,
+        span: (UnixNanos, UnixNanos),
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Loss>, StoreError> {
+        ledger::losses(self, (stream, span), after, limit).await
+    }
+
+    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
+        let row = sqlx::query(PROGRESS)
+            .bind(stream)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(recorded).transpose()
+    }
+
+    async fn trimmed(
+        &self,
+        stream: &str,
+        epoch: Epoch,
+        first: StreamSeq,
+        now: UnixNanos,
+    ) -> Result<Option<Loss>, StoreError> {
+        ledger::trimmed(self, stream, (epoch, first), now).await
     }
 }
 

@@ -1,10 +1,93 @@
 //! The statements that databases have in common, and how their rows are read.
 
+use schemas::codec;
+use schemas::id::{Kind, Venue};
 use schemas::position::{Epoch, StreamSeq};
+use schemas::tick::{FeedState, Tick};
 use schemas::time::UnixNanos;
 use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
-use super::{Found, Range, Series, StoreError};
+use super::{Content, DeadLetter, Found, Listed, Loss, Place, Range, Recorded, Series, StoreError};
+
+/// How far a stream is recorded.
+pub(super) const PROGRESS: &str = "SELECT created, gen, floor, at FROM progress WHERE stream = $1";
+/// Dead letters behind a position.
+pub(super) const DEAD_LETTERS: &str =
+    "SELECT created, gen, s, subject, problem, payload FROM dead_letters
+     WHERE (created, gen, s) > ($1, $2, $3) ORDER BY created, gen, s LIMIT $4";
+/// Venues with how many instruments they have.
+pub(super) const VENUES: &str = "SELECT venue, count(*) AS instruments FROM states
+     WHERE kind = $1 GROUP BY venue ORDER BY venue";
+/// The latest of a topic.
+pub(super) const STATE: &str =
+    "SELECT CAST(0 AS BIGINT) AS at, created, gen, s, payload FROM states
+     WHERE kind = $1 AND venue = $2 AND symbol = $3";
+/// Holes that feeds told of, behind a place.
+pub(super) const GAPS: &str = "SELECT at, created, gen, s, payload FROM gaps
+     WHERE at >= $1 AND began < $2 AND (at, created, gen, s) > ($3, $4, $5, $6)
+     ORDER BY at, created, gen, s LIMIT $7";
+/// What was lost of a stream, behind a place.
+pub(super) const LOSSES: &str = "SELECT stream, at, created, gen, s, until, began, why FROM losses
+     WHERE stream = $1 AND at >= $2 AND began < $3 AND (at, created, gen, s) > ($4, $5, $6, $7)
+     ORDER BY at, created, gen, s LIMIT $8";
+/// Adds a loss.
+pub(super) const ADD_LOSS: &str =
+    "INSERT INTO losses (stream, at, created, gen, s, until, began, why)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+/// Moves progress on without asking whether it goes back.
+pub(super) const SET_PROGRESS: &str =
+    "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (stream) DO UPDATE SET created = $2, gen = $3, floor = $4, at = $5";
+/// Why a part of a stream was lost.
+const TRIMMED: &str = "the stream's retention removed it before it was recorded";
+
+/// Before the first place of all: of no row of any table.
+pub(super) const BEGINNING: Place = (
+    UnixNanos::new(i64::MIN),
+    Epoch::new(UnixNanos::new(i64::MIN), 0),
+    StreamSeq::ZERO,
+);
+
+/// What is lost of a stream that begins at `first`, when this much of it is recorded. What was
+/// recorded of a stream that another one replaced says nothing about this one.
+pub(super) fn loss(
+    stream: &str,
+    recorded: Option<Recorded>,
+    (epoch, first): (Epoch, StreamSeq),
+    noticed: UnixNanos,
+) -> Option<Loss> {
+    if recorded.is_some_and(|recorded| recorded.epoch > epoch) {
+        return None;
+    }
+    let known = recorded.filter(|recorded| recorded.epoch.created() == epoch.created());
+    let from = known.map_or(StreamSeq::new(1), |recorded| recorded.floor.next());
+    (from < first).then(|| Loss {
+        stream: stream.to_owned(),
+        epoch,
+        from,
+        to: first.prev(),
+        began: known.map_or(UnixNanos::EPOCH, |recorded| recorded.at),
+        noticed,
+        why: TRIMMED.to_owned(),
+    })
+}
+
+/// Since when a feed's tick says that there was a hole, if it says so.
+pub(super) fn gap_of(content: &Content, payload: &[u8]) -> Option<UnixNanos> {
+    let Content::Event {
+        kind: Kind::Feed,
+        at,
+        ..
+    } = content
+    else {
+        return None;
+    };
+    let Ok(Tick::Feed(feed)) = codec::from_msgpack(payload) else {
+        return None;
+    };
+    let from = feed.gap.and_then(|gap| gap.from);
+    (feed.state == FeedState::Gap).then(|| from.map_or(*at, |from| from.min(*at)))
+}
 
 /// A sequence as databases have it.
 pub(super) fn int(seq: StreamSeq) -> i64 {
@@ -113,5 +196,69 @@ where
         epoch: epoch_of(row)?,
         seq: seq_of(row, "s")?,
         payload: payload.into(),
+    })
+}
+
+/// How far a stream is recorded.
+pub(super) fn recorded<R: Row>(row: &R) -> Result<Recorded, StoreError>
+where
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: ColumnIndex<R>,
+{
+    Ok(Recorded {
+        epoch: epoch_of(row)?,
+        floor: seq_of(row, "floor")?,
+        at: UnixNanos::new(row.try_get("at")?),
+    })
+}
+
+/// A dead letter.
+pub(super) fn dead_letter<R: Row>(row: &R) -> Result<DeadLetter, StoreError>
+where
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: ColumnIndex<R>,
+{
+    let payload: Vec<u8> = row.try_get("payload")?;
+    Ok(DeadLetter {
+        epoch: epoch_of(row)?,
+        seq: seq_of(row, "s")?,
+        subject: row.try_get("subject")?,
+        problem: row.try_get("problem")?,
+        payload: payload.into(),
+    })
+}
+
+/// A venue and how many instruments it has.
+pub(super) fn listed<R: Row>(row: &R) -> Result<Listed, StoreError>
+where
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: ColumnIndex<R>,
+{
+    let venue: String = row.try_get("venue")?;
+    let instruments: i64 = row.try_get("instruments")?;
+    Ok(Listed {
+        venue: Venue::new(&venue).map_err(|_| damaged("venue", &venue))?,
+        instruments: u64::try_from(instruments).unwrap_or(0),
+    })
+}
+
+/// What was lost.
+pub(super) fn lost<R: Row>(row: &R) -> Result<Loss, StoreError>
+where
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: ColumnIndex<R>,
+{
+    Ok(Loss {
+        stream: row.try_get("stream")?,
+        epoch: epoch_of(row)?,
+        from: seq_of(row, "s")?,
+        to: seq_of(row, "until")?,
+        began: UnixNanos::new(row.try_get("began")?),
+        noticed: UnixNanos::new(row.try_get("at")?),
+        why: row.try_get("why")?,
     })
 }

@@ -1,5 +1,7 @@
 //! What every store must do; written against the seam, so that each database runs the same.
 
+mod ledger;
+
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -8,12 +10,17 @@ use postgres_server::Server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::position::Cursor;
 use schemas::time::{Clock as _, SystemClock};
 use tempfile::TempDir;
 
 use super::postgres::{Args, Postgres};
 use super::sqlite::Sqlite;
 use super::*;
+use ledger::{
+    dead_letters_are_listed_in_order_of_position, holes_that_feeds_tell_of_are_kept_for_ever,
+    venues_are_counted_and_states_found, what_was_trimmed_unrecorded_is_lost_once,
+};
 
 /// A new store, and what it lives in.
 async fn sqlite() -> (Sqlite, TempDir) {
@@ -62,6 +69,10 @@ on_each! {
     instruments_are_listed_in_order_of_bytes
     where_recording_stood_is_told_by_time
     everything_up_to_a_mark_is_deleted_a_little_at_a_time
+    dead_letters_are_listed_in_order_of_position
+    venues_are_counted_and_states_found
+    holes_that_feeds_tell_of_are_kept_for_ever
+    what_was_trimmed_unrecorded_is_lost_once
 }
 
 fn epoch(created: i64) -> Epoch {

@@ -1,17 +1,17 @@
 //! What the HTTP side asks, each in one snapshot.
 
-use schemas::id::{Kind, Venue};
-use schemas::position::{Cursor, Epoch, StreamSeq};
-use schemas::time::UnixNanos;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, Transaction};
+use schemas::id::{Kind, Symbol, Venue};
+use schemas::position::{Epoch, StreamSeq};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use super::StoreError;
 use crate::store::statements::{
-    epoch_of, found, int, key_of, page_statement, position_statement, seq_of, span_of,
+    self, PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement, position_statement,
+    span_of,
 };
-use crate::store::{Found, Page, Progress, Range, Series};
+use crate::store::{Found, Listed, Page, Range, Recorded, Series};
 
-type Snapshot = Transaction<'static, Postgres>;
+pub(super) type Snapshot = Transaction<'static, Postgres>;
 
 /// See [`crate::store::TickStore::page`].
 pub(super) async fn page(
@@ -19,7 +19,7 @@ pub(super) async fn page(
     stream: &str,
     range: &Range,
 ) -> Result<Page, StoreError> {
-    let progress = progress(&mut snapshot, stream).await?;
+    let progress = recorded(&mut snapshot, stream).await?.map(Into::into);
     let (_, _, values) = key_of(&range.series);
     let (from, to) = span_of(range);
     let mut query = sqlx::query(AssertSqlSafe(page_statement(range))).persistent(false);
@@ -40,18 +40,17 @@ pub(super) async fn page(
     Ok(Page { rows, progress })
 }
 
-async fn progress(snapshot: &mut Snapshot, stream: &str) -> Result<Option<Progress>, StoreError> {
-    let row = sqlx::query("SELECT created, gen, floor, at FROM progress WHERE stream = $1")
+/// How far a stream is recorded.
+pub(super) async fn recorded(
+    snapshot: &mut Snapshot,
+    stream: &str,
+) -> Result<Option<Recorded>, StoreError> {
+    let row = sqlx::query(PROGRESS)
         .persistent(false)
         .bind(stream)
         .fetch_optional(&mut **snapshot)
         .await?;
-    let Some(row) = row else { return Ok(None) };
-    let at = UnixNanos::new(row.try_get("at")?);
-    Ok(Some(Progress {
-        epoch: epoch_of(&row)?,
-        floor: Cursor::new(seq_of(&row, "floor")?, at),
-    }))
+    row.as_ref().map(statements::recorded).transpose()
 }
 
 /// See [`crate::store::TickStore::by_position`].
@@ -117,4 +116,33 @@ pub(super) async fn dead_letters(mut snapshot: Snapshot) -> Result<u64, StoreErr
         .await?;
     snapshot.commit().await?;
     Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// See [`crate::store::TickStore::venues`].
+pub(super) async fn venues(mut snapshot: Snapshot) -> Result<Vec<Listed>, StoreError> {
+    let rows = sqlx::query(VENUES)
+        .persistent(false)
+        .bind(Kind::Inst.as_str())
+        .fetch_all(&mut *snapshot)
+        .await?;
+    snapshot.commit().await?;
+    rows.iter().map(listed).collect()
+}
+
+/// See [`crate::store::TickStore::state`].
+pub(super) async fn state(
+    mut snapshot: Snapshot,
+    kind: Kind,
+    venue: &Venue,
+    symbol: &Symbol,
+) -> Result<Option<Found>, StoreError> {
+    let row = sqlx::query(STATE)
+        .persistent(false)
+        .bind(kind.as_str())
+        .bind(venue.as_str())
+        .bind(symbol.as_str())
+        .fetch_optional(&mut *snapshot)
+        .await?;
+    snapshot.commit().await?;
+    row.as_ref().map(found).transpose()
 }

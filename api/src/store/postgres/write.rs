@@ -9,6 +9,7 @@ use sqlx::{Acquire as _, Postgres, Transaction};
 
 use super::StoreError;
 use super::copy::{self, Encoder};
+use super::ledger;
 use crate::store::statements::int;
 use crate::store::{Content, Row};
 
@@ -28,6 +29,7 @@ pub(super) async fn record(
     if !events.is_empty() && !copied(transaction, epoch, &events).await? {
         merge_events(transaction, epoch, &events).await?;
     }
+    ledger::insert_gaps(transaction, epoch, rows).await?;
     upsert_bars(transaction, epoch, rows).await?;
     upsert_states(transaction, epoch, rows).await?;
     dead_letters(transaction, epoch, rows).await

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::id::{Interval, Symbol};
+use sqlx::Row as _;
 use tempfile::TempDir;
 
 use super::*;
