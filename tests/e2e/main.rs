@@ -24,6 +24,7 @@ mod kills;
 mod movement;
 mod nomad;
 mod process;
+mod recorders;
 mod resume;
 mod rolling;
 mod split;
