@@ -156,15 +156,20 @@ impl<T: JsonSchema, const MAX: usize> JsonSchema for List<T, MAX> {
     }
 }
 
-/// Words to search for: at most 64 bytes.
+/// Words to search for: at most 64 characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::server) struct Words(pub(in crate::server) String);
 
 impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, |text| match text.len() {
-            0..=64 => Ok(Self(text.to_owned())),
-            length => Err(format!("has {length} bytes, the limit is 64")),
+        from_text(deserializer, |text| {
+            if text.chars().any(char::is_control) {
+                return Err("has a control character".to_owned());
+            }
+            match text.chars().count() {
+                0..=64 => Ok(Self(text.to_owned())),
+                count => Err(format!("has {count} characters, the limit is 64")),
+            }
         })
     }
 }
@@ -179,7 +184,7 @@ impl JsonSchema for Words {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[ -~]{0,64}$" })
+        json_schema!({ "type": "string", "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]{0,64}$" })
     }
 }
 
@@ -242,7 +247,7 @@ impl JsonSchema for Mark {
         json_schema!({
             "description": "`next` of an earlier answer; opaque",
             "type": "string",
-            "pattern": "^[0-9]{1,18}_[0-9a-f]{1,15}-[0-9a-f]{1,7}_[0-9]{1,18}$",
+            "pattern": "^(0|[1-9][0-9]{0,17})_(0|[1-9a-f][0-9a-f]{0,14})-(0|[1-9a-f][0-9a-f]{0,6})_(0|[1-9][0-9]{0,17})$",
         })
     }
 }
