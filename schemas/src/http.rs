@@ -1,10 +1,12 @@
 //! The HTTP answers, version 1: lists of ticks, what went wrong, and what the console starts from.
 
+mod candle;
 mod page;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candle::Candle;
 pub use page::{Item, ItemError, Page, PageWriter, Position};
 
 /// The media type of lists and settings.
