@@ -62,6 +62,46 @@ impl JsonSchema for At {
     }
 }
 
+/// A trading day: `2026-11-20`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::server) struct OnDay(pub(in crate::server) jiff::civil::Date);
+
+impl FromStr for OnDay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.len() == 10;
+        let date = text.parse().ok().filter(|_| plain).map(Self);
+        let years = 1700..=2200;
+        date.filter(|OnDay(date)| years.contains(&date.year()))
+            .ok_or_else(|| "must be a day between 1700-01-01 and 2200-12-31".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for OnDay {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, str::parse)
+    }
+}
+
+impl JsonSchema for OnDay {
+    fn schema_name() -> Cow<'static, str> {
+        "Day".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$",
+            "examples": ["2026-11-20"],
+        })
+    }
+}
+
 /// How many items: 1 to `MAX`, `DEFAULT` where nothing is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) struct Limit<const MAX: u32, const DEFAULT: u32>(u32);
