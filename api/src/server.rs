@@ -1,11 +1,17 @@
 //! HTTP: history, latest values, instruments, and the console page.
 
 mod answer;
+mod bars;
 mod console;
+mod dead_letters;
+mod directory;
+mod eod;
+mod gaps;
 mod history;
 mod latest;
 mod openapi;
 mod problem;
+mod psx;
 mod query;
 mod registry;
 mod resource;
@@ -34,8 +40,10 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, info_span};
 
+use crate::bars::{Calendars, Reader};
 use crate::store::TickStore;
 use answer::Format;
+use directory::Directory;
 use latest::Latest;
 use problem::Problem;
 use query::Wrong;
@@ -61,9 +69,18 @@ pub struct Config<S> {
     pub stream: String,
     /// Where history is read.
     pub store: S,
+    /// The sessions of venues.
+    pub calendars: Arc<Calendars>,
     /// Where pages find the WebSocket: `ws://host:port`; a loopback host is replaced by the one that
     /// the page was loaded from.
     pub ws: String,
+}
+
+impl<S: TickStore + Clone> Config<S> {
+    fn bars(&self) -> Reader<S> {
+        let calendars = Arc::clone(&self.calendars);
+        Reader::new(self.store.clone(), self.stream.clone(), calendars)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +116,8 @@ impl Metrics {
 /// What handlers share.
 struct Api<S> {
     config: Config<S>,
+    bars: Reader<S>,
+    directory: Directory,
     latest: Latest,
     metrics: Metrics,
     /// Distinguishes requests of this process from those of others.
@@ -122,8 +141,11 @@ pub async fn run<S: TickStore + Clone + 'static>(
     let address: SocketAddr = listener.local_addr()?;
     let nonce = u64::from(std::process::id()) << 16 | u64::from(address.port());
     let count = std::sync::atomic::AtomicU64::new(0);
+    let bars = config.bars();
     let api = Arc::new(Api {
         config,
+        bars,
+        directory: Directory::new(),
         latest,
         metrics,
         nonce,
@@ -152,8 +174,13 @@ pub async fn run<S: TickStore + Clone + 'static>(
 fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
     Resources::new()
         .with(history::resources)
+        .with(bars::resources)
+        .with(eod::resources)
+        .with(gaps::resources)
+        .with(psx::resources)
         .with(registry::resources)
         .with(latest::resources)
+        .with(dead_letters::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
         .fallback(console::asset::<S>)

@@ -105,6 +105,12 @@ impl Calendar {
         Grid::new(self, resolution).period(at)
     }
 
+    /// The trading day that a date belongs to.
+    pub fn day_of(&self, date: Date) -> Period {
+        let date = self.trading(date);
+        self.long((date, moved(date, 1)))
+    }
+
     /// Whether bars of `resolution` can be made of stored bars of `interval`.
     pub fn serves(&self, interval: Interval, resolution: Resolution) -> bool {
         let part = u32::try_from(interval.nanos() / SECOND).unwrap_or(u32::MAX);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use schemas::http::{JSON, PageWriter, Position};
+use schemas::http::{JSON, Page, PageWriter, Position};
 use schemas::position::StreamSeq;
+use serde::Serialize;
 use tracing::error;
 
 use super::problem::Problem;
@@ -63,6 +64,29 @@ impl Answer {
             }
         }
         let body = page.finish(next, pos).map_err(|problem| {
+            error!(%problem, "a page cannot be written");
+            Problem::internal()
+        })?;
+        Ok(Self { body })
+    }
+
+    /// A list of anything.
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    pub(super) fn list<T: Serialize>(items: Vec<T>, next: Option<String>) -> Result<Self, Problem> {
+        let pos = BTreeMap::new();
+        Self::page(&Page { items, next, pos })
+    }
+
+    /// A list of anything that live may continue.
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    pub(super) fn page<T: Serialize>(page: &Page<T>) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(page).map_err(|problem| {
             error!(%problem, "a page cannot be written");
             Problem::internal()
         })?;

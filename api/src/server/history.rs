@@ -1,11 +1,11 @@
-//! Pages of history: trades, quotes, bars, ticks by position.
+//! Pages of history: trades, quotes, ticks by position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use schemas::http::{Item, Page, Position};
-use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::topic::Topic;
@@ -43,11 +43,6 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
         async |api: Arc<Api<S>>, call: Call<Events>| events(&api, Kind::Quote, call).await,
     )
     .get::<_, Page<Item>, _, _>(
-        "/v1/bars",
-        about("bars", "Bars of an instrument by start"),
-        bars::<S>,
-    )
-    .get::<_, Page<Item>, _, _>(
         "/v1/ticks",
         about(
             "ticks",
@@ -64,29 +59,6 @@ pub(super) struct Events {
     venue: Venue,
     /// The symbol.
     symbol: Symbol,
-    /// From here, inclusive.
-    from: Option<At>,
-    /// To here, exclusive.
-    to: Option<At>,
-    /// `next` of an earlier answer.
-    cursor: Option<Mark>,
-    /// The most items.
-    #[serde(default)]
-    limit: PageLimit,
-    /// Which come first.
-    #[serde(default)]
-    order: Order,
-}
-
-/// What `/v1/bars` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Bars {
-    /// The venue.
-    venue: Venue,
-    /// The symbol.
-    symbol: Symbol,
-    /// How long a bar is; a minute where nothing is asked.
-    interval: Option<Interval>,
     /// From here, inclusive.
     from: Option<At>,
     /// To here, exclusive.
@@ -137,23 +109,12 @@ async fn events<S: TickStore>(
     page(api, range, query.cursor).await
 }
 
-async fn bars<S: TickStore>(
-    api: Arc<Api<S>>,
-    Call { query }: Call<Bars>,
-) -> Result<Answer, Problem> {
-    let interval = query.interval.unwrap_or(Interval::Minute1);
-    let range = Range {
-        series: Series::Bars(query.venue, query.symbol, interval),
-        from: query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0),
-        to: query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0),
-        descending: query.order.is_descending(),
-        after: query.cursor.map(|mark| mark.place),
-        limit: query.limit.get(),
-    };
-    page(&api, range, query.cursor).await
-}
-
-async fn page<S: TickStore>(
+/// A page of what is stored.
+///
+/// # Errors
+///
+/// [`Problem`].
+pub(super) async fn page<S: TickStore>(
     api: &Api<S>,
     mut range: Range,
     cursor: Option<Mark>,

@@ -16,6 +16,8 @@ use crate::store::content;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Content, Row, StoreError};
 
+mod lists;
+
 struct World {
     store: Sqlite,
     address: SocketAddr,
@@ -58,12 +60,16 @@ impl World {
             .connect("127.0.0.1:1")
             .await
             .unwrap();
+        let config = Config {
+            stream: "T".to_owned(),
+            store: store.clone(),
+            calendars: Arc::default(),
+            ws: "ws://127.0.0.1:8081".to_owned(),
+        };
         let api = Arc::new(Api {
-            config: Config {
-                stream: "T".to_owned(),
-                store: store.clone(),
-                ws: "ws://127.0.0.1:8081".to_owned(),
-            },
+            bars: config.bars(),
+            config,
+            directory: Directory::new(),
             latest: Latest::new(client, "T".to_owned()),
             metrics: Metrics::new(&mut Registry::default()),
             nonce: 1,
@@ -305,5 +311,5 @@ async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
     assert_eq!(named("limit")["schema"]["maximum"], 10_000);
     assert_eq!(named("order")["schema"]["oneOf"][1]["const"], "desc");
     let interval = &named("interval")["schema"]["$ref"];
-    assert_eq!(interval, "#/components/schemas/Interval");
+    assert_eq!(interval, "#/components/schemas/Resolution");
 }
