@@ -198,7 +198,7 @@ impl From<ReadError> for Problem {
         match problem {
             ReadError::Store(error) => Self::from(error),
             ReadError::Limit(_) => Self::parameter("limit", problem.to_string()),
-            ReadError::Parts(_) | ReadError::Volume { .. } => {
+            ReadError::Parts { .. } | ReadError::Volume { .. } => {
                 Self::parameter("interval", problem.to_string())
             }
         }
