@@ -104,8 +104,8 @@ pub(super) fn cells(tick: &Tick) -> Option<Cells> {
     }
 }
 
-fn text(value: impl Display) -> Option<Cell> {
-    Some(Cell::Text(value.to_string()))
+fn text(value: impl Display) -> Cell {
+    Cell::Text(value.to_string())
 }
 
 fn flags(flags: &[Flag]) -> Option<Cell> {
@@ -128,13 +128,13 @@ fn of_trade(trade: &Trade) -> Cells {
     };
     vec![
         Some(Cell::Time(head.event.unwrap_or(head.received))),
-        text(&head.symbol),
-        text(&trade.id),
-        text(trade.price),
-        text(trade.size),
-        text(side),
-        trade.conditions.as_ref().and_then(text),
-        text(&head.venue),
+        Some(text(&head.symbol)),
+        Some(text(&trade.id)),
+        Some(text(trade.price)),
+        Some(text(trade.size)),
+        Some(text(side)),
+        trade.conditions.as_ref().map(text),
+        Some(text(&head.venue)),
         Some(Cell::Time(head.received)),
         flags(&head.flags),
     ]
@@ -144,12 +144,12 @@ fn of_quote(quote: &Quote) -> Cells {
     let head = &quote.head;
     vec![
         Some(Cell::Time(head.event.unwrap_or(head.received))),
-        text(&head.symbol),
-        quote.bid.and_then(text),
-        quote.bid_size.and_then(text),
-        quote.ask.and_then(text),
-        quote.ask_size.and_then(text),
-        text(&head.venue),
+        Some(text(&head.symbol)),
+        quote.bid.map(text),
+        quote.bid_size.map(text),
+        quote.ask.map(text),
+        quote.ask_size.map(text),
+        Some(text(&head.venue)),
         Some(Cell::Time(head.received)),
         flags(&head.flags),
     ]
@@ -159,15 +159,15 @@ fn of_bar(bar: &Bar) -> Cells {
     let head = &bar.head;
     vec![
         Some(Cell::Time(bar.start)),
-        text(&head.symbol),
-        text(bar.interval),
-        text(bar.open),
-        text(bar.high),
-        text(bar.low),
-        text(bar.close),
-        text(bar.volume),
+        Some(text(&head.symbol)),
+        Some(text(bar.interval)),
+        Some(text(bar.open)),
+        Some(text(bar.high)),
+        Some(text(bar.low)),
+        Some(text(bar.close)),
+        Some(text(bar.volume)),
         Some(Cell::Count(bar.trades)),
-        text(&head.venue),
+        Some(text(&head.venue)),
         flags(&head.flags),
     ]
 }

@@ -1,6 +1,8 @@
 //! A tape of trades, what a database holds, and what it should hold: recomputed here from the trades
 //! alone.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range as Span;
