@@ -164,6 +164,9 @@ pub(crate) struct ApiArgs {
     ws_url: String,
 
     #[command(flatten)]
+    server: api::server::Args,
+
+    #[command(flatten)]
     store: StoreArgs,
 
     #[command(flatten)]
@@ -290,6 +293,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<()> {
         stream: args.stream.stream,
         store,
         ws: args.ws_url,
+        args: args.server,
     };
     alone(API, args.process, |cx, stop| {
         api::server::run(config, listener, cx, stop)

@@ -69,6 +69,9 @@ pub(crate) struct UpArgs {
     recorder: api::recorder::Args,
 
     #[command(flatten)]
+    server: api::server::Args,
+
+    #[command(flatten)]
     size: roles::StoreSize,
 
     #[command(flatten)]
@@ -134,6 +137,7 @@ struct Roles {
     fanout: fanout::Config,
     store: Database,
     recorder: api::recorder::Args,
+    server: api::server::Args,
     http: TcpListener,
     ws: TcpListener,
 }
@@ -162,6 +166,7 @@ impl Up {
             fanout,
             store,
             recorder: args.recorder,
+            server: args.server.clone(),
             http,
             ws,
         };
@@ -220,6 +225,7 @@ impl Roles {
             stream: self.stream.clone(),
             store: self.store.clone(),
             ws: format!("ws://{}", address(&self.ws)?),
+            args: self.server,
         };
         let role = roles::API;
         process::start(supervisor, role, settings(role)?, surface, |cx, stop| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use schemas::http::{Item, Page};
-use schemas::id::Venue;
+use schemas::id::{Kind, Venue};
 use serde::Deserialize;
 
 use super::Api;
@@ -64,5 +64,5 @@ async fn instruments<S: TickStore>(
         cut(&mut rows, limit).and_then(|row| schemas::codec::from_msgpack(&row.payload).ok());
     let next = last.map(|tick| format!("{} {}", tick.head().venue, tick.head().symbol));
     let items = rows.iter().map(|row| (row.seq, &*row.payload));
-    Answer::ticks(items, next, BTreeMap::new())
+    Ok(Answer::ticks(items, next, BTreeMap::new())?.of([Kind::Inst]))
 }
