@@ -186,11 +186,11 @@ async fn made<S: TickStore>(
         .progress
         .filter(|_| newest && behind.is_none())
         .map(position);
-    Answer::page(&Page {
+    Ok(Answer::page(Page {
         items: found.bars,
         next,
         pos: pos.into_iter().collect::<BTreeMap<_, _>>(),
-    })
+    }))
 }
 
 impl From<ReadError> for Problem {

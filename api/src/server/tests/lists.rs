@@ -3,7 +3,10 @@
 use schemas::id::Interval;
 use schemas::tick::Tick;
 
+use schemas::codec;
+
 use super::*;
+use crate::store::{Content, Row, content};
 
 /// A row of any tick; its place is its own.
 fn row(seq: u64, tick: Value) -> Row {
@@ -37,7 +40,7 @@ async fn pages(world: &World, path: &str, field: &str) -> Vec<Vec<String>> {
     let (mut pages, mut cursor) = (Vec::new(), String::new());
     loop {
         let answer = world.get(&format!("{path}{cursor}")).await;
-        assert_eq!(answer.status, 200, "{path}{cursor}: {}", answer.body);
+        assert_eq!(answer.status, 200, "{path}{cursor}: {}", answer.text());
         let page = answer.json();
         let items = page["items"].as_array().unwrap().iter();
         let text = |item: &Value| {
