@@ -27,9 +27,9 @@
 //! interval is itself what was asked for where the calendar is 24x7 in UTC.
 //!
 //! The longest interval that serves is read from its first bar in the range to its last; what lies
-//! before and behind is made of shorter ones. So the newest bar is what was stored of it so far. Until
-//! its period is over it is a [`Kind::Form`](schemas::id::Kind::Form), like a forming bar on the
-//! stream.
+//! before and behind is made of shorter ones. So the newest bar is what was stored of it so far. It is a
+//! [`Kind::Form`](schemas::id::Kind::Form), like a forming bar on the stream, until its last part is
+//! there or its period was over a minute ago.
 
 mod calendar;
 mod calendars;

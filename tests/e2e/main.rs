@@ -26,6 +26,7 @@ mod nomad;
 mod openapi;
 mod process;
 mod record;
+mod recorders;
 mod resume;
 mod rolling;
 mod split;

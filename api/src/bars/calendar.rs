@@ -1,10 +1,11 @@
 //! Where a bar begins and ends: trading days in a time zone, and what is counted from them. Pure.
 
+mod dates;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::civil::{Date, DateTime, date};
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use schemas::id::Interval;
@@ -12,14 +13,12 @@ use schemas::time::UnixNanos;
 
 use super::resolution::{DAY, Length, Resolution};
 
+use dates::{FIRST_DAY, days_of, months_of, moved, weeks_of};
 pub use session::SessionError;
 pub(super) use session::{Session, Weekdays, clock};
 
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: u32 = 60;
-/// Days from which days and weeks are counted: a Thursday, and the Monday before it.
-const FIRST_DAY: Date = date(1970, 1, 1);
-const FIRST_MONDAY: Date = date(1969, 12, 29);
 /// The most holidays in a row that belong to the day after them.
 const MAX_MERGED: usize = 31;
 /// Offsets of a time zone count from here on, and so many changes of it.
@@ -263,11 +262,8 @@ impl<'a> Grid<'a> {
             .unwrap_or_else(|| self.calendar.day(at));
         let period = match self.resolution.length() {
             Length::Seconds(seconds) => day.part(nanos, seconds),
-            Length::Days(days) => self.calendar.long(group(FIRST_DAY, day.date, days)),
-            Length::Weeks(weeks) => {
-                let weeks = group(FIRST_MONDAY, day.date, weeks.saturating_mul(7));
-                self.calendar.long(weeks)
-            }
+            Length::Days(days) => self.calendar.long(days_of(day.date, days)),
+            Length::Weeks(weeks) => self.calendar.long(weeks_of(day.date, weeks)),
             Length::Months(months) => self.calendar.long(months_of(day.date, months)),
         };
         self.day = Some(day);
@@ -299,34 +295,6 @@ impl Day {
     }
 }
 
-/// A day some days later, or earlier.
-fn moved(date: Date, days: i64) -> Date {
-    date.saturating_add(SignedDuration::from_hours(24 * days))
-}
-
-/// The days of `of` days, counted from `first`, that `day` is one of, and the first day behind.
-fn group(first: Date, day: Date, of: u32) -> (Date, Date) {
-    let of = i64::from(of);
-    let days = day.duration_since(first).as_hours() / 24;
-    let start = days.div_euclid(of).saturating_mul(of);
-    (moved(first, start), moved(first, start.saturating_add(of)))
-}
-
-/// The first days of the months that `day` lies in and of those behind.
-fn months_of(day: Date, of: u32) -> (Date, Date) {
-    let of = i32::try_from(of).unwrap_or(i32::MAX);
-    let month = i32::from(day.year()) * 12 + i32::from(day.month()) - 1;
-    let start = month.div_euclid(of).saturating_mul(of);
-    let first_of = |month: i32| {
-        let year = i16::try_from(month.div_euclid(12)).ok()?;
-        let month = i8::try_from(month.rem_euclid(12) + 1).ok()?;
-        Date::new(year, month, 1).ok()
-    };
-    let first = first_of(start).unwrap_or(Date::MIN);
-    let next = first_of(start.saturating_add(of)).unwrap_or(Date::MAX);
-    (first, next)
-}
-
 /// Offsets from UTC in seconds.
 fn offsets(zone: &TimeZone) -> impl Iterator<Item = u32> {
     let first = zone.to_offset(OFFSETS_FROM);
@@ -343,3 +311,6 @@ const fn seconds(minute: i32) -> u32 {
 const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests;

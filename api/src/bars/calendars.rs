@@ -52,6 +52,15 @@ impl Calendars {
         file::load(path)
     }
 
+    /// Reads the text of such a file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, beginning with the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        file::parse(text)
+    }
+
     /// The calendar of an instrument; `inst` is what is known of it.
     ///
     /// Session and time zone are its own if it has them, holidays are its venue's.
@@ -90,3 +99,6 @@ impl Calendars {
 fn zone(name: &str) -> Result<TimeZone, SessionError> {
     TimeZone::get(name).map_err(|_| SessionError::Zone(name.chars().take(64).collect()))
 }
+
+#[cfg(test)]
+mod tests;

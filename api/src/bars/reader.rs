@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
-use schemas::codec::{CodecError, from_msgpack};
+use schemas::codec::from_msgpack;
 use schemas::http::Candle;
 use schemas::id::{Kind, Symbol, Venue};
-use schemas::tick::{Bar, Inst, Tick};
+use schemas::tick::{Inst, Tick};
 use schemas::time::{Clock, SystemClock, UnixNanos};
 use tracing::warn;
 
@@ -30,8 +30,6 @@ const SETTLING: i64 = 60_000_000_000;
 /// How long a calendar is not looked up again, and how many are known.
 const FRESH: Duration = Duration::from_mins(1);
 const KNOWN: u64 = 10_000;
-/// Instruments that may lie just before the one that is looked up.
-const NEARBY: u32 = 8;
 
 /// Which bars are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +73,14 @@ pub enum ReadError {
     Limit(u32),
     /// One bar is made of too many.
     #[error(
-        "resolution {0} is too long for what is stored: a bar may be made of at most {MAX_PARTS} stored bars"
+        "resolution {resolution} is too long for what is stored: a bar may be made of at most {limit} stored bars"
     )]
-    Parts(Resolution),
+    Parts {
+        /// What was asked for.
+        resolution: Resolution,
+        /// [`MAX_PARTS`].
+        limit: u32,
+    },
     /// A sum beyond the limits of quantities.
     #[error("resolution {resolution} is too long: the volume of the bar at {start} is beyond {limit}", limit = schemas::decimal::LIMIT)]
     Volume {
@@ -94,7 +97,7 @@ impl ReadError {
         match self {
             Self::Store(_) => None,
             Self::Limit(_) => Some("limit"),
-            Self::Parts(_) | Self::Volume { .. } => Some("resolution"),
+            Self::Parts { .. } | Self::Volume { .. } => Some("resolution"),
         }
     }
 }
@@ -107,6 +110,7 @@ pub struct Reader<S> {
     calendars: Arc<Calendars>,
     clock: Arc<dyn Clock>,
     known: Cache<(Venue, Symbol), Arc<Calendar>>,
+    max_parts: u32,
 }
 
 impl<S: TickStore> Reader<S> {
@@ -121,6 +125,7 @@ impl<S: TickStore> Reader<S> {
                 .max_capacity(KNOWN)
                 .time_to_live(FRESH)
                 .build(),
+            max_parts: MAX_PARTS,
         }
     }
 
@@ -205,39 +210,23 @@ impl<S: TickStore> Reader<S> {
         if let Some(calendar) = self.known.get(&key).await {
             return Ok(calendar);
         }
-        let inst = self.inst(venue, symbol).await?;
-        let calendar = self.calendars.of(venue, inst.as_ref()).unwrap_or_else(|problem| {
-            warn!(tick.venue = %venue, tick.symbol = %symbol, %problem, "an instrument has no calendar of its own");
+        let found = self.store.instrument(venue, symbol).await?;
+        let inst = found.as_ref().and_then(inst);
+        let own = self.calendars.of(venue, inst.as_ref());
+        let calendar = own.unwrap_or_else(|problem| {
+            warn!(tick.venue = %venue, tick.symbol = %symbol, %problem, "no hours of its own");
             self.calendars.of_venue(venue)
         });
         self.known.insert(key, Arc::clone(&calendar)).await;
         Ok(calendar)
     }
-
-    async fn inst(&self, venue: &Venue, symbol: &Symbol) -> Result<Option<Inst>, StoreError> {
-        let before = just_before(symbol.as_str());
-        let after = Some((venue.as_str(), &*before));
-        let found = self
-            .store
-            .instruments(Some(venue), symbol.as_str(), after, NEARBY)
-            .await?;
-        let inst = |row: Found| match from_msgpack(&row.payload) {
-            Ok(Tick::Inst(inst)) if inst.head.symbol == *symbol => Some(inst),
-            Ok(_) | Err(_) => None,
-        };
-        Ok(found.into_iter().find_map(inst))
-    }
 }
 
-/// A text that few or none lie between and `text`, in order of bytes.
-fn just_before(text: &str) -> String {
-    let mut before = text.to_owned();
-    if let Some(last) = before.pop() {
-        let lower = u32::from(last).checked_sub(1).and_then(char::from_u32);
-        before.extend(lower.or(('\u{e000}' == last).then_some('\u{d7ff}')));
-        before.push(char::MAX);
+fn inst(row: &Found) -> Option<Inst> {
+    match from_msgpack(&row.payload) {
+        Ok(Tick::Inst(inst)) => Some(inst),
+        Ok(_) | Err(_) => None,
     }
-    before
 }
 
 /// The bar of a stored row.
@@ -246,19 +235,10 @@ fn part(row: &Found) -> Result<Part, StoreError> {
         field: "bar",
         value,
     };
-    let bar: Result<Tick, CodecError> = from_msgpack(&row.payload);
-    match bar {
-        Ok(Tick::Bar(bar)) => Ok(Part::new(placed(bar, row), row.epoch, row.seq)),
+    match from_msgpack(&row.payload) {
+        Ok(Tick::Bar(bar)) => Ok(Part::new(bar, row.epoch, row.seq)),
         Ok(other) => Err(damaged(other.kind().to_string())),
         Err(error) => Err(damaged(error.to_string())),
-    }
-}
-
-/// A bar at the time that its row has.
-fn placed(bar: Bar, row: &Found) -> Bar {
-    Bar {
-        start: row.at,
-        ..bar
     }
 }
 

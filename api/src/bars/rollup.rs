@@ -152,3 +152,6 @@ impl<'a> Roller<'a> {
         self.pending
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use schemas::id::Interval;
 use schemas::time::UnixNanos;
 
-use super::{Ask, MAX_PARTS, Overflow, Part, ReadError, Reader, Roller, Whole, part};
+use super::{Ask, Overflow, Part, ReadError, Reader, Roller, Whole, part};
 use crate::bars::calendar::Calendar;
 use crate::bars::resolution::Length;
 use crate::store::{Page, Place, Progress, Range, Series, StoreError, TickStore};
@@ -42,7 +42,7 @@ impl<'a, S: TickStore> Walk<'a, S> {
             calendar,
             progress: None,
             asked: false,
-            left: MAX_PARTS,
+            left: reader.max_parts,
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a, S: TickStore> Walk<'a, S> {
                 }
                 if self.left == 0 {
                     if wholes.is_empty() {
-                        return Err(ReadError::Parts(self.ask.resolution));
+                        return Err(self.too_many_parts());
                     }
                     return Ok((wholes, true));
                 }
@@ -147,6 +147,13 @@ impl<'a, S: TickStore> Walk<'a, S> {
         }
         wholes.extend(roller.finish());
         Ok((wholes, false))
+    }
+
+    const fn too_many_parts(&self) -> ReadError {
+        ReadError::Parts {
+            resolution: self.ask.resolution,
+            limit: self.reader.max_parts,
+        }
     }
 
     fn push(&self, roller: &mut Roller<'_>, part: Part) -> Result<Option<Whole>, ReadError> {
