@@ -8,6 +8,7 @@ mod directory;
 mod eod;
 mod gaps;
 mod history;
+mod indicators;
 mod latest;
 mod openapi;
 mod problem;
@@ -25,6 +26,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -177,12 +179,14 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .with(bars::resources)
         .with(eod::resources)
         .with(gaps::resources)
+        .with(indicators::resources)
         .with(psx::resources)
         .with(registry::resources)
         .with(latest::resources)
         .with(dead_letters::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
+        .route("/v1/indicators/{name}", get(indicators::unknown))
         .fallback(console::asset::<S>)
         .method_not_allowed_fallback(async || Problem::method())
         .layer(CatchPanicLayer::custom(|_| {

@@ -3,6 +3,7 @@
 mod candle;
 mod day;
 mod dead_letter;
+mod figures;
 mod hole;
 mod listing;
 mod page;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use candle::Candle;
 pub use day::{Day, Summary};
 pub use dead_letter::DeadLetter;
+pub use figures::Figures;
 pub use hole::{Hole, Lost};
 pub use listing::Listing;
 pub use page::{Item, ItemError, Page, PageWriter, Position};

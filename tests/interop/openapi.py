@@ -26,6 +26,8 @@ RELATIONS = (
     "is too long for what is stored",
     "must be `next` of an earlier answer",
     "there is no stream",
+    "a time zone such as",
+    "needs more bars before",
 )
 
 with open(os.environ["TICKWIRE_VALUES"], encoding="utf-8") as file:

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use schemas::http::{JSON, Page, PageWriter, Position};
 use schemas::position::StreamSeq;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tracing::error;
 
 use super::problem::Problem;
@@ -43,7 +44,7 @@ impl Format {
 
 /// What is answered, whatever form it is asked for in.
 pub(super) struct Answer {
-    body: Vec<u8>,
+    body: Result<Vec<u8>, Problem>,
 }
 
 impl Answer {
@@ -67,35 +68,28 @@ impl Answer {
             error!(%problem, "a page cannot be written");
             Problem::internal()
         })?;
-        Ok(Self { body })
+        Ok(Self { body: Ok(body) })
     }
 
     /// A list of anything.
-    ///
-    /// # Errors
-    ///
-    /// A fault of ours.
-    pub(super) fn list<T: Serialize>(items: Vec<T>, next: Option<String>) -> Result<Self, Problem> {
-        let pos = BTreeMap::new();
-        Self::page(&Page { items, next, pos })
-    }
-
-    /// A list of anything that live may continue.
-    ///
-    /// # Errors
-    ///
-    /// A fault of ours.
-    pub(super) fn page<T: Serialize>(page: &Page<T>) -> Result<Self, Problem> {
-        let body = serde_json::to_vec(page).map_err(|problem| {
+    pub(super) fn list<T>(page: Page<T>) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let Page { items, next, pos } = page;
+        let body = serde_json::to_vec(&Page { items, next, pos }).map_err(|problem| {
             error!(%problem, "a page cannot be written");
             Problem::internal()
-        })?;
-        Ok(Self { body })
+        });
+        Self { body }
     }
 
     /// The answer to a request with these headers.
     pub(super) fn into_response(self, format: Format, headers: &HeaderMap) -> Response {
-        tagged(self.body, format.media_type(), headers)
+        match self.body {
+            Ok(body) => tagged(body, format.media_type(), headers),
+            Err(problem) => problem.into_response(),
+        }
     }
 }
 

@@ -61,7 +61,10 @@ async fn dead_letters<S: TickStore>(
         let covered = None;
         Mark { place, covered }.write()
     });
-    Answer::list(letters.into_iter().map(shown).collect(), next)
+    Ok(Answer::list(Page::new(
+        letters.into_iter().map(shown).collect(),
+        next,
+    )))
 }
 
 fn shown(letter: DeadLetter) -> http::DeadLetter {

@@ -108,7 +108,10 @@ async fn gaps<S: TickStore>(
         let covered = None;
         Mark { place, covered }.write()
     });
-    Answer::list(holes.into_iter().map(|(_, hole)| hole).collect(), next)
+    Ok(Answer::list(Page::new(
+        holes.into_iter().map(|(_, hole)| hole).collect(),
+        next,
+    )))
 }
 
 async fn feeds<S: TickStore>(

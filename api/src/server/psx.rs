@@ -114,7 +114,10 @@ async fn days<S: TickStore>(
         order: query.order,
     };
     let (days, next) = eod::read(&api, &days).await?;
-    Answer::list(days.into_iter().map(summary).collect(), next)
+    Ok(Answer::list(Page::new(
+        days.into_iter().map(summary).collect(),
+        next,
+    )))
 }
 
 async fn latest<S: TickStore>(
@@ -145,7 +148,8 @@ async fn latest<S: TickStore>(
             None => summary,
         }
     };
-    Answer::list(days.into_iter().flatten().map(current).collect(), next)
+    let days = days.into_iter().flatten().map(current).collect();
+    Ok(Answer::list(Page::new(days, next)))
 }
 
 async fn symbols<S: TickStore>(

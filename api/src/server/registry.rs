@@ -59,7 +59,10 @@ async fn venues<S: TickStore>(
             instruments: listed.instruments,
         }
     };
-    Answer::list(listed.into_iter().map(listing).collect(), None)
+    Ok(Answer::list(Page::new(
+        listed.into_iter().map(listing).collect(),
+        None,
+    )))
 }
 
 /// What `/v1/instruments` takes.

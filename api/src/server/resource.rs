@@ -1,6 +1,7 @@
 //! Resources: a path, what it takes, what it answers, and who answers. One table makes both the routes
 //! and `/openapi.json`, so neither knows a parameter that the other does not.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::Api;
 use super::answer::{Answer, Format};
 use super::openapi::Description;
 use super::problem::Problem;
-use super::query::{self, Wrong};
+use super::query::{self, More, Wrong};
 use crate::store::TickStore;
 
 /// What a resource is about, for whoever reads the description.
@@ -68,6 +69,33 @@ impl<S: TickStore + Clone + 'static> Resources<S> {
                 let format = Format::negotiated(&headers, about.formats)?;
                 let query = query::read(&uri)?;
                 let answer = handler(api, Call { query }).await?;
+                Ok(answer.into_response(format, &headers))
+            };
+            answered.await.unwrap_or_else(Problem::into_response)
+        };
+        self.router = self.router.route(path, get(route));
+        self
+    }
+
+    /// Adds a resource that takes `more` parameters than its type says.
+    pub(super) fn open<Q, A, H, F>(
+        mut self,
+        (path, about): (&str, About),
+        more: Vec<More>,
+        handler: H,
+    ) -> Self
+    where
+        Q: DeserializeOwned + JsonSchema + Send + 'static,
+        A: JsonSchema,
+        H: Fn(Arc<Api<S>>, Call<Q>, BTreeMap<String, String>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+    {
+        self.description.add_with::<Q, A>(path, &about, &more);
+        let route = async move |State(api): State<Arc<Api<S>>>, uri: Uri, headers: HeaderMap| {
+            let answered = async {
+                let format = Format::negotiated(&headers, about.formats)?;
+                let (query, given) = query::read_with(&uri, &more)?;
+                let answer = handler(api, Call { query }, given).await?;
                 Ok(answer.into_response(format, &headers))
             };
             answered.await.unwrap_or_else(Problem::into_response)
