@@ -104,7 +104,7 @@ impl JsonSchema for Behind {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^b(0|[1-9][0-9]{0,17})$" })
+        json_schema!({ "type": "string", "pattern": "^b(0|-?[1-9][0-9]{0,17}|-?[1-8][0-9]{18})$" })
     }
 }
 
