@@ -1,6 +1,7 @@
 //! HTTP: history, latest values, instruments, and the console page.
 
 mod answer;
+mod asyncapi;
 mod bars;
 mod console;
 mod dead_letters;
@@ -187,6 +188,7 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
         .route("/v1/indicators/{name}", get(indicators::unknown))
+        .route("/asyncapi.json", get(asyncapi::describe::<S>))
         .fallback(console::asset::<S>)
         .method_not_allowed_fallback(async || Problem::method())
         .layer(CatchPanicLayer::custom(|_| {

@@ -1,14 +1,18 @@
-//! The description of the HTTP API: the page over it in a real browser, and whether the API is as described.
+//! The descriptions of the HTTP API and the WebSocket: the page over the one in a real browser, and
+//! whether both are as described.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::chromium::{Page, installed};
 use crate::interop::client;
@@ -142,6 +146,65 @@ async fn the_api_is_as_described() -> Result<()> {
     for path in description["paths"].as_object().context("paths")?.keys() {
         let good = counts.get(path).and_then(|of| of.get("200"));
         ensure!(good.is_some(), "{path} never answered with 200: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_is_as_described() -> Result<()> {
+    let Some(python) = client(SCHEMATHESIS) else {
+        return Ok(());
+    };
+    let world = World::start(FEEDS).await?;
+    let dir = TempDir::new()?;
+    let (_, document) = world.get("/asyncapi.json").await?;
+    std::fs::write(dir.path().join("document"), document.to_string())?;
+    let topics = ["trade.sim.*", "quote.sim.AAA", "nonsense"];
+    let ops = [
+        json!([{ "op": "ping" }, { "op": "list", "id": 1 }]),
+        json!([{ "op": "subscribe", "id": 2, "topics": topics, "snapshot": true, "conflate": 500 }]),
+        json!([{ "op": "unsubscribe", "id": 3, "topics": ["trade.sim.*"] }]),
+    ];
+    let (mut socket, _) = connect_async(format!("{}/v1/stream", world.ws())).await?;
+    let mut frames = Vec::new();
+    let mut seen = BTreeSet::new();
+    let wanted = ["ack", "d", "hb", "pong", "skip", "snap", "welcome"];
+    for op in &ops[..2] {
+        socket.send(Message::text(op.to_string())).await?;
+    }
+    while !wanted.iter().all(|kind| seen.contains(*kind)) {
+        let frame = timeout(PATIENCE, socket.next())
+            .await?
+            .context("a frame")??;
+        let Message::Text(text) = frame else { continue };
+        let messages: Value = serde_json::from_str(&text)?;
+        let messages = messages.as_array().context("an array")?.iter();
+        seen.extend(messages.filter_map(|one| one["t"].as_str().map(str::to_owned)));
+        frames.push(text.to_string());
+    }
+    // What a server does not say, and a client must not ask.
+    let wrong = [
+        r#"[{"t":"d","c":"trade.sim.AAA"}]"#,
+        r#"[{"op":"subscribe"}]"#,
+    ];
+    let ops: Vec<String> = ops.iter().map(Value::to_string).collect();
+    for (name, frames, good) in [
+        ("server", &*frames, true),
+        ("client", &*ops, true),
+        ("server", &[wrong[0].to_owned()], false),
+        ("client", &[wrong[1].to_owned()], false),
+    ] {
+        std::fs::write(dir.path().join("frames"), frames.join("\n"))?;
+        let output = Command::new(&python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/asyncapi.py"))
+            .args(["document", name, "frames"])
+            .current_dir(dir.path())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(PATIENCE, output).await??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() == good, "{name}: {said}");
+        ensure!(good || said.contains("is not valid"), "{name}: {said}");
     }
     Ok(())
 }

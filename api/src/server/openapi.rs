@@ -165,7 +165,7 @@ fn not_null(mut schema: Value) -> Value {
 
 /// The contract refers to kinds and definitions where its own description has them; here they are
 /// among the components.
-fn refer(value: &mut Value) {
+pub(super) fn refer(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             if let Some(Value::String(target)) = fields.get_mut("$ref") {
