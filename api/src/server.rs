@@ -2,14 +2,20 @@
 
 mod answer;
 mod around;
+mod bars;
 mod cache;
 mod console;
+mod dead_letters;
+mod directory;
+mod eod;
+mod gaps;
 mod history;
 mod latest;
 mod listen;
 mod metrics;
 mod openapi;
 mod problem;
+mod psx;
 mod query;
 mod registry;
 mod resource;
@@ -38,9 +44,11 @@ use tower_http::compression::predicate::{NotForContentType, Predicate as _, Size
 
 pub use listen::ConnectionArgs;
 
+use crate::bars::{Calendars, Reader};
 use crate::store::TickStore;
 use answer::Format;
 use cache::Answers;
+use directory::Directory;
 use latest::Latest;
 use metrics::Metrics;
 use problem::Problem;
@@ -88,6 +96,8 @@ pub struct Config<S> {
     pub stream: String,
     /// Where history is read.
     pub store: S,
+    /// The sessions of venues.
+    pub calendars: Arc<Calendars>,
     /// Where pages find the WebSocket: `ws://host:port`; a loopback host is replaced by the one that
     /// the page was loaded from.
     pub ws: String,
@@ -95,9 +105,18 @@ pub struct Config<S> {
     pub args: Args,
 }
 
+impl<S: TickStore + Clone> Config<S> {
+    fn bars(&self) -> Reader<S> {
+        let calendars = Arc::clone(&self.calendars);
+        Reader::new(self.store.clone(), self.stream.clone(), calendars)
+    }
+}
+
 /// What handlers share.
 struct Api<S> {
     config: Config<S>,
+    bars: Reader<S>,
+    directory: Directory,
     latest: Latest,
     answers: Answers,
     walks: Walks,
@@ -107,11 +126,13 @@ struct Api<S> {
     count: AtomicU64,
 }
 
-impl<S> Api<S> {
+impl<S: TickStore + Clone> Api<S> {
     fn new(config: Config<S>, latest: Latest, metrics: Metrics, nonce: u64) -> Self {
         let args = &config.args;
         let patience = Duration::from_secs(args.export_secs.get().into());
         Self {
+            bars: config.bars(),
+            directory: Directory::new(),
             latest,
             answers: Answers::new(args.http_cache_bytes, metrics.clone()),
             walks: Walks::new(args.exports.get(), patience),
@@ -165,8 +186,13 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .compress_when(worthwhile);
     Resources::new()
         .with(history::resources)
+        .with(bars::resources)
+        .with(eod::resources)
+        .with(gaps::resources)
+        .with(psx::resources)
         .with(registry::resources)
         .with(latest::resources)
+        .with(dead_letters::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
         .fallback(console::asset::<S>)

@@ -7,8 +7,10 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use api::bars::Calendars;
 use api::store::{Database, Location, postgres};
 use bus::provision::StreamSpec;
 use daemon::nats::NatsArgs;
@@ -75,6 +77,9 @@ pub(crate) struct UpArgs {
     size: roles::StoreSize,
 
     #[command(flatten)]
+    calendars: roles::CalendarArgs,
+
+    #[command(flatten)]
     stream: StreamArgs,
 
     #[command(flatten)]
@@ -136,6 +141,7 @@ struct Roles {
     ingest: ingest::Config,
     fanout: fanout::Config,
     store: Database,
+    calendars: Arc<Calendars>,
     recorder: api::recorder::Args,
     server: api::server::Args,
     http: TcpListener,
@@ -165,6 +171,7 @@ impl Up {
             ingest,
             fanout,
             store,
+            calendars: args.calendars.load()?,
             recorder: args.recorder,
             server: args.server.clone(),
             http,
@@ -224,6 +231,7 @@ impl Roles {
         let config = api::server::Config {
             stream: self.stream.clone(),
             store: self.store.clone(),
+            calendars: self.calendars,
             ws: format!("ws://{}", address(&self.ws)?),
             args: self.server,
         };

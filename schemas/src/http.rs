@@ -1,13 +1,23 @@
 //! The HTTP answers, version 1: lists of ticks, what went wrong, and what the console starts from.
 
+mod candle;
+mod day;
+mod dead_letter;
+mod hole;
 mod lines;
+mod listing;
 mod pack;
 mod page;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candle::Candle;
+pub use day::{Day, Summary};
+pub use dead_letter::DeadLetter;
+pub use hole::{Hole, Lost};
 pub use lines::{Table, write_cell, write_header, write_line};
+pub use listing::Listing;
 pub use pack::PackWriter;
 pub use page::{Item, ItemError, Page, PageWriter, Position};
 

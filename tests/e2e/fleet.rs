@@ -291,6 +291,38 @@ impl Fleet {
         })
     }
 
+    /// A recorder that stores the ticks there, and its operations server.
+    pub(crate) fn recorder(&self, name: &str, store: &str) -> Result<Replica> {
+        let ops = address()?;
+        let process = self
+            .role(name, "recorder")
+            .with(["--ops", &ops, "--store", store]);
+        Ok(Replica {
+            process,
+            ws: String::new(),
+            ops: format!("http://{ops}"),
+        })
+    }
+
+    /// A server of what is stored there, and its operations server.
+    pub(crate) fn api(&self, name: &str, store: &str) -> Result<Replica> {
+        let ops = address()?;
+        let process = self
+            .role(name, "api")
+            .with(["--ops", &ops, "--store", store])
+            .with(["--http", &address()?]);
+        Ok(Replica {
+            process,
+            ws: String::new(),
+            ops: format!("http://{ops}"),
+        })
+    }
+
+    /// The folder of everything; it goes away with this.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The ingest of a stream.
     pub(crate) fn writer(&self, stream: &Stream) -> Result<Process> {
         let feeds = self.dir.path().join(format!("{}.toml", stream.name));

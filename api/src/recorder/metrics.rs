@@ -14,6 +14,9 @@ pub(super) struct Metrics {
     pub(super) failures: Counter,
     pub(super) floor: Gauge,
     pub(super) pending: Gauge<u64, AtomicU64>,
+    pub(super) lag: Gauge<f64, AtomicU64>,
+    pub(super) losses: Counter,
+    pub(super) lost: Counter,
     pub(super) deleted: Counter,
     pub(super) delete_failures: Counter,
 }
@@ -47,6 +50,21 @@ impl Metrics {
             "pending",
             "Messages of the stream not stored yet",
             metrics.pending.clone(),
+        );
+        registry.register(
+            "lag_seconds",
+            "How long ago the broker stored what was stored last, while there is more",
+            metrics.lag.clone(),
+        );
+        registry.register(
+            "losses",
+            "Times that the stream's retention was faster than recording",
+            metrics.losses.clone(),
+        );
+        registry.register(
+            "lost",
+            "Messages, at the most, that were gone before they were recorded",
+            metrics.lost.clone(),
         );
         registry.register(
             "deleted",

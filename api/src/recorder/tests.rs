@@ -5,36 +5,52 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use async_nats::jetstream::AckKind;
 use bus::provision::{StreamSpec, provision};
 use daemon::nats::{Login, Settings};
 use daemon::ops::Surface;
+use schemas::codec;
 use schemas::id::{Kind, Symbol, Venue};
+use schemas::time::UnixNanos;
 use serde_json::json;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use super::intake::fetch;
 use super::*;
 use crate::store::sqlite::Sqlite;
 use crate::store::{
-    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Series, StoreError, Swept,
+    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series, StoreError, Swept,
     recorded_subjects,
 };
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A database that refuses on demand.
+/// A database that refuses on demand, or does not answer whoever writes.
 #[derive(Clone)]
 struct Moody {
     inner: Sqlite,
+    away: Arc<AtomicBool>,
     refuses: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
 }
 
+impl Moody {
+    fn answers(&self) -> Result<(), StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Away(Duration::from_millis(10)));
+        }
+        Ok(())
+    }
+}
+
 impl TickStore for Moody {
     async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
+        self.answers()?;
         if self.refuses.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             let (field, value) = ("mood", "bad".to_owned());
@@ -50,6 +66,7 @@ impl TickStore for Moody {
         floor: StreamSeq,
         at: UnixNanos,
     ) -> Result<(), StoreError> {
+        self.answers()?;
         self.inner.advance(stream, epoch, floor, at).await
     }
 
@@ -140,6 +157,7 @@ impl TickStore for Moody {
     }
 
     async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
+        self.answers()?;
         self.inner.recorded(stream).await
     }
 
@@ -150,6 +168,7 @@ impl TickStore for Moody {
         first: StreamSeq,
         now: UnixNanos,
     ) -> Result<Option<Loss>, StoreError> {
+        self.answers()?;
         self.inner.trimmed(stream, epoch, first, now).await
     }
 }
@@ -157,10 +176,13 @@ impl TickStore for Moody {
 struct World {
     cx: daemon::Context,
     store: Moody,
+    spec: StreamSpec,
     epoch: Epoch,
-    _tasks: JoinSet<Result<()>>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<()>>,
+    surface: Surface,
     _server: Child,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// Starts a broker in `dir`; where it listens.
@@ -216,6 +238,7 @@ impl World {
         let inner = Sqlite::open(&dir.path().join("history.db"), None).await;
         let store = Moody {
             inner: inner.unwrap(),
+            away: Arc::default(),
             refuses: Arc::default(),
             refused: Arc::default(),
         };
@@ -225,14 +248,18 @@ impl World {
             args: Args { history_days: 30 },
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(config, cx.clone(), CancellationToken::new()));
+        let stop = CancellationToken::new();
+        tasks.spawn(run(config, cx.clone(), stop.clone()));
         Self {
             cx,
             store,
+            spec,
             epoch,
-            _tasks: tasks,
+            stop,
+            tasks,
+            surface,
             _server: server,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -266,6 +293,30 @@ impl World {
     /// Waits until so many trades are stored.
     async fn stored(&self, count: usize) {
         until(async || self.page().await.rows.len() == count).await;
+    }
+
+    /// A metric of the recorder.
+    fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        let registry = self.surface.registry.lock().unwrap();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let lines = text.lines();
+        let values =
+            lines.filter_map(|line| line.strip_prefix(&format!("tickwire_recorder_{name} ")));
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
+    /// The sequences of the trades that are stored.
+    async fn seqs(&self) -> Vec<u64> {
+        let mut seqs: Vec<u64> = self
+            .page()
+            .await
+            .rows
+            .iter()
+            .map(|row| row.seq.get())
+            .collect();
+        seqs.sort_unstable();
+        seqs
     }
 
     fn ready(&self) -> bool {
@@ -341,4 +392,125 @@ async fn a_rewound_stream_is_recorded_under_its_new_epoch() {
         .map(|row| row.epoch)
         .collect();
     assert_eq!(epochs, [world.epoch, next]);
+}
+
+#[tokio::test]
+async fn what_retention_took_before_it_was_recorded_is_in_the_ledger_once() {
+    let world = World::start().await;
+    world.publish("1").await;
+    until(async || world.page().await.progress.is_some()).await;
+    world.store.away.store(true, Ordering::SeqCst);
+    for id in 2..=10 {
+        world.publish(&id.to_string()).await;
+    }
+    until(async || !world.ready()).await;
+    until(async || world.metric("pending") >= 9.0).await;
+    assert!(
+        world.metric("lag_seconds") > 0.0,
+        "it is told while nothing is stored"
+    );
+    let context = jetstream::new(world.cx.client.clone());
+    let mut config = context
+        .get_stream("T")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.max_messages = 3;
+    context.update_stream(&config).await.unwrap();
+    world.store.away.store(false, Ordering::SeqCst);
+    until(async || world.seqs().await == [1, 8, 9, 10]).await;
+    timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
+    let floor = async || {
+        world
+            .page()
+            .await
+            .progress
+            .map(|progress| progress.floor.seq().get())
+    };
+    until(async || floor().await == Some(10)).await;
+    let all = (UnixNanos::EPOCH, UnixNanos::new(i64::MAX));
+    let losses = world.store.losses_page("T", all, None, 10).await.unwrap();
+    let told: Vec<_> = losses
+        .iter()
+        .map(|loss| (loss.epoch, loss.from.get(), loss.to.get()))
+        .collect();
+    assert_eq!(told, [(world.epoch, 2, 7)]);
+    assert!(losses[0].began > UnixNanos::EPOCH);
+    assert_eq!(
+        (world.metric("losses_total"), world.metric("lost_total")),
+        (1.0, 6.0)
+    );
+    until(async || world.metric("pending") == 0.0).await;
+    assert!(world.metric("lag_seconds").abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_message_that_the_database_refuses_for_ever_holds_up_nothing() {
+    let world = World::start().await;
+    timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
+    let url = format!("sqlite://{}", world.dir.path().join("history.db").display());
+    let mut outside = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON events WHEN new.s IN (3, 4)
+                  BEGIN SELECT RAISE(ABORT, 'no such tick'); END";
+    sqlx::raw_sql(poison).execute(&mut outside).await.unwrap();
+    for id in 1..=9 {
+        world.publish(&id.to_string()).await;
+    }
+    until(async || world.seqs().await == [1, 2, 5, 6, 7, 8, 9]).await;
+    let dead = world.store.dead_letters_page(None, 10).await.unwrap();
+    let seqs: Vec<u64> = dead.iter().map(|dead| dead.seq.get()).collect();
+    assert_eq!(seqs, [3, 4]);
+    assert_eq!(dead[0].subject, "tick.trade.x.A");
+    assert!(
+        dead[0].problem.contains("no such tick"),
+        "{}",
+        dead[0].problem
+    );
+    assert!(!dead[0].payload.is_empty());
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_is_missed_and_a_new_one_repeats_nothing_in_history() {
+    let world = World::start().await;
+    world.publish("1").await;
+    world.stored(1).await;
+    let context = jetstream::new(world.cx.client.clone());
+    context
+        .delete_consumer_from_stream(CONSUMER, "T")
+        .await
+        .unwrap();
+    until(async || !world.ready()).await;
+    world.publish("2").await;
+    let reason = async || {
+        let report = serde_json::to_value(world.cx.health.report()).unwrap();
+        report["checks"]["recorder"]["reason"].to_string()
+    };
+    until(async || reason().await.contains("tickwire provision")).await;
+    provision(&world.cx.client, &world.spec).await.unwrap();
+    world.stored(2).await;
+    timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
+    assert_eq!(world.seqs().await, [1, 2]);
+}
+
+#[tokio::test]
+async fn whoever_leaves_notes_how_far_it_came() {
+    let mut world = World::start().await;
+    timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
+    for id in 1..=5 {
+        world.publish(&id.to_string()).await;
+    }
+    world.stored(5).await;
+    world.stop.cancel();
+    world.tasks.join_next().await.unwrap().unwrap().unwrap();
+    let progress = world.page().await.progress.unwrap();
+    assert_eq!(progress.floor.seq().get(), 5);
+    let context = jetstream::new(world.cx.client.clone());
+    let consumer: PullConsumer = context
+        .get_consumer_from_stream(CONSUMER, "T")
+        .await
+        .unwrap();
+    let left = consumer.cached_info();
+    assert_eq!((left.num_pending, left.num_ack_pending), (0, 0));
 }

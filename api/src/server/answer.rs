@@ -73,6 +73,7 @@ impl Answer {
     /// # Errors
     ///
     /// A fault of ours.
+    #[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
     pub(super) fn ticks<'a>(
         items: impl Iterator<Item = (StreamSeq, &'a [u8])>,
         next: Option<String>,
@@ -103,17 +104,34 @@ impl Answer {
     }
 
     /// A list of anything; a table has a column for each of its fields.
-    pub(super) fn list<T>(mut page: Page<T>) -> Self
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    pub(super) fn list<T>(items: Vec<T>, next: Option<String>) -> Result<Self, Problem>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
     {
-        let (next, pos) = (page.next.take(), std::mem::take(&mut page.pos));
-        Self {
+        let pos = BTreeMap::new();
+        Self::page(Page { items, next, pos })
+    }
+
+    /// A list of anything that live may continue.
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    #[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
+    pub(super) fn page<T>(page: Page<T>) -> Result<Self, Problem>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Ok(Self {
             items: Items::List(Box::new(page.items)),
-            next,
-            pos,
+            next: page.next,
+            pos: page.pos,
             is_closed: false,
-        }
+        })
     }
 
     /// The same, and whether it only changes any more by what comes late.

@@ -1,11 +1,11 @@
-//! Pages of history: trades, quotes, bars, ticks by position.
+//! Pages of history: trades, quotes, ticks by position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use schemas::http::{Item, Page, Position};
-use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::{Clock as _, SystemClock, UnixNanos};
 use schemas::topic::Topic;
@@ -39,7 +39,7 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
         async |api,
                Call {
                    query: Trades(events),
-               }| page::<S>(api, events.timed(Kind::Trade)).await,
+               }| timed::<S>(api, events.timed(Kind::Trade)).await,
     )
     .history::<_, Page<Item>, _, _>(
         "/v1/quotes",
@@ -50,12 +50,7 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
         async |api,
                Call {
                    query: Quotes(events),
-               }| page::<S>(api, events.timed(Kind::Quote)).await,
-    )
-    .history::<_, Page<Item>, _, _>(
-        "/v1/bars",
-        about("bars", "Bars of an instrument by start"),
-        async |api, Call { query }: Call<Bars>| page::<S>(api, query.timed()).await,
+               }| timed::<S>(api, events.timed(Kind::Quote)).await,
     )
     .history::<_, Page<Item>, _, _>(
         "/v1/ticks",
@@ -74,28 +69,6 @@ struct Events {
     venue: Venue,
     /// The symbol.
     symbol: Symbol,
-    /// From here, inclusive.
-    from: Option<At>,
-    /// To here, exclusive.
-    to: Option<At>,
-    /// `next` of an earlier answer.
-    cursor: Option<Mark>,
-    /// The most items. Without it, lines (NDJSON, CSV) come all, other forms by the thousand.
-    limit: Option<PageLimit>,
-    /// Which come first.
-    #[serde(default)]
-    order: Order,
-}
-
-/// What `/v1/bars` takes.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Bars {
-    /// The venue.
-    venue: Venue,
-    /// The symbol.
-    symbol: Symbol,
-    /// How long a bar is; a minute where nothing is asked.
-    interval: Option<Interval>,
     /// From here, inclusive.
     from: Option<At>,
     /// To here, exclusive.
@@ -155,9 +128,9 @@ impl Timed {
         Ok(range)
     }
 
-    fn whole(self) -> Result<(Way, Option<Progress>), Problem> {
-        let covered = self.cursor.and_then(|mark| mark.covered);
-        Ok((Way::Time(self.range()?), covered))
+    fn whole(self) -> Result<(Way, Option<Mark>), Problem> {
+        let cursor = self.cursor;
+        Ok((Way::Time(self.range()?), cursor))
     }
 }
 
@@ -188,7 +161,7 @@ impl Ranged for Trades {
         self.0.limit.is_some()
     }
 
-    fn whole(self, _: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
         self.0.timed(Kind::Trade).whole()
     }
 }
@@ -198,31 +171,8 @@ impl Ranged for Quotes {
         self.0.limit.is_some()
     }
 
-    fn whole(self, _: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
         self.0.timed(Kind::Quote).whole()
-    }
-}
-
-impl Bars {
-    fn timed(self) -> Timed {
-        let interval = self.interval.unwrap_or(Interval::Minute1);
-        Timed {
-            series: Series::Bars(self.venue, self.symbol, interval),
-            span: (self.from, self.to),
-            cursor: self.cursor,
-            limit: self.limit.unwrap_or_default(),
-            order: self.order,
-        }
-    }
-}
-
-impl Ranged for Bars {
-    fn has_limit(&self) -> bool {
-        self.limit.is_some()
-    }
-
-    fn whole(self, _: &str) -> Result<(Way, Option<Progress>), Problem> {
-        self.timed().whole()
     }
 }
 
@@ -231,7 +181,7 @@ impl Ranged for Ticks {
         self.limit.is_some()
     }
 
-    fn whole(self, stream: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, stream: &str) -> Result<(Way, Option<Mark>), Problem> {
         let (after, until) = self.span(stream)?;
         let way = Way::Position {
             series: recorded(&self.topic)?,
@@ -261,9 +211,21 @@ impl Ticks {
     }
 }
 
-async fn page<S: TickStore>(api: Arc<Api<S>>, asked: Timed) -> Result<Answer, Problem> {
+async fn timed<S: TickStore>(api: Arc<Api<S>>, asked: Timed) -> Result<Answer, Problem> {
     let cursor = asked.cursor;
-    let mut range = asked.range()?;
+    page(&api, asked.range()?, cursor).await
+}
+
+/// A page of what is stored.
+///
+/// # Errors
+///
+/// [`Problem`].
+pub(super) async fn page<S: TickStore>(
+    api: &Api<S>,
+    mut range: Range,
+    cursor: Option<Mark>,
+) -> Result<Answer, Problem> {
     let limit = range.limit;
     range.limit = limit + 1;
     let kind = match range.series {

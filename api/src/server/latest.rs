@@ -48,7 +48,15 @@ impl Latest {
         }
     }
 
-    async fn read(&self, subjects: Vec<String>) -> Result<Arc<Vec<Found>>, Arc<ApiError>> {
+    /// Reads the last values of subjects.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or refuses.
+    pub(super) async fn read(
+        &self,
+        subjects: Vec<String>,
+    ) -> Result<Arc<Vec<Found>>, Arc<ApiError>> {
         let (client, stream, asked) = (&self.client, &self.stream, subjects.clone());
         let ask = async move { multi_last(client, stream, &asked).await.map(Arc::new) };
         self.cache.try_get_with(subjects, ask).await

@@ -111,12 +111,18 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
+        Self::from(&problem)
+    }
+}
+
+impl From<&StoreError> for Problem {
+    fn from(problem: &StoreError) -> Self {
         error!(%problem, "history cannot be read");
         // Asking again mends nothing.
         let Some(wait) = problem.retry_after() else {
             return Self::internal();
         };
-        Self::later(why(&problem), wait)
+        Self::later(why(problem), wait)
     }
 }
 

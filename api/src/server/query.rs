@@ -15,10 +15,13 @@ use serde::forward_to_deserialize_any;
 
 use super::problem::Problem;
 
-pub(super) use parameters::{At, Limit, List, Mark, Order, Words};
+pub(super) use parameters::{At, Limit, List, Mark, OnDay, Order, Words};
 
 /// The most bytes of a query: no list of ours is longer.
 const MAX_BYTES: usize = 32_768;
+
+/// What people call the parameter in which other servers take a key: addresses end up in logs.
+const KEYS: [&str; 6] = ["key", "api_key", "apikey", "api-key", "x-api-key", "token"];
 
 /// Which parameter is wrong, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +145,11 @@ impl<'de> de::Deserializer<'de> for Query {
     ) -> Result<V::Value, Wrong> {
         if let Some((name, _)) = self.0.iter().find(|(name, _)| !fields.contains(&&**name)) {
             let name: String = name.chars().take(64).collect();
-            let detail = format!("{name} is no parameter of this resource");
+            let detail = if KEYS.contains(&&*name.to_ascii_lowercase()) {
+                format!("{name}: a key must not stand in an address, send it as X-API-KEY")
+            } else {
+                format!("{name} is no parameter of this resource")
+            };
             return Err(Wrong::new(name, detail));
         }
         self.0.retain(|(_, value)| !value.is_empty());
@@ -321,6 +328,11 @@ mod tests {
                 "venue=x&limt=1",
                 "limt",
                 "limt is no parameter of this resource",
+            ),
+            (
+                "venue=x&api_key=secret",
+                "api_key",
+                "api_key: a key must not stand in an address, send it as X-API-KEY",
             ),
             (
                 "venue=x&limit=11",

@@ -17,9 +17,9 @@ use super::answer::{Answer, Form, Format};
 use super::cache::Key;
 use super::openapi::Description;
 use super::problem::Problem;
-use super::query::{self, Wrong};
+use super::query::{self, Mark, Wrong};
 use super::walk::Way;
-use crate::store::{Progress, TickStore};
+use crate::store::TickStore;
 
 /// What a resource is about, for whoever reads the description.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +46,12 @@ pub(super) trait Ranged {
     /// Whether a page is asked for.
     fn has_limit(&self) -> bool;
 
-    /// All that is asked for of `stream`, and what the page before covered.
+    /// All that is asked for of `stream`, and where the page before ended.
     ///
     /// # Errors
     ///
     /// A parameter that is wrong.
-    fn whole(self, stream: &str) -> Result<(Way, Option<Progress>), Problem>;
+    fn whole(self, stream: &str) -> Result<(Way, Option<Mark>), Problem>;
 }
 
 /// A request as it came.

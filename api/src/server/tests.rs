@@ -4,6 +4,7 @@ mod bad_input;
 mod connections;
 mod exports;
 mod forms;
+mod lists;
 mod repeats;
 mod world;
 
@@ -173,5 +174,5 @@ async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
     assert_eq!(named("limit")["schema"]["maximum"], 10_000);
     assert_eq!(named("order")["schema"]["oneOf"][1]["const"], "desc");
     let interval = &named("interval")["schema"]["$ref"];
-    assert_eq!(interval, "#/components/schemas/Interval");
+    assert_eq!(interval, "#/components/schemas/Resolution");
 }

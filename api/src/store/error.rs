@@ -14,10 +14,10 @@ const SOON: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database refused or failed.
-    #[error("database: {0}")]
+    #[error("{}", told(.0))]
     Database(sqlx::Error),
     /// The database's tables could not be brought up to date.
-    #[error("database tables: {0}")]
+    #[error("the database's tables cannot be brought up to date: {0}")]
     Migrate(MigrateError),
     /// The database did not answer of late and is not asked now.
     #[error("the database does not answer and is asked again in {} ms", .0.as_millis())]
@@ -59,6 +59,32 @@ enum Trouble {
     Fault,
 }
 
+/// What the driver said, and what it means where it would not be understood.
+fn told(error: &sqlx::Error) -> String {
+    if is_about_tables(error) {
+        return format!(
+            "the database's tables are older or newer than this version needs, {error}: a recorder of \
+             this version brings older ones up to date"
+        );
+    }
+    format!("database: {error}")
+}
+
+/// Whether a table or a column is not there.
+fn is_about_tables(error: &sqlx::Error) -> bool {
+    let Some(refusal) = error.as_database_error() else {
+        return false;
+    };
+    let code = refusal.code().unwrap_or_default();
+    if refusal.try_downcast_ref::<SqliteError>().is_some() {
+        let text = refusal.message();
+        return text.starts_with("no such table")
+            || text.contains("no such column")
+            || text.contains("has no column");
+    }
+    matches!(&*code, "42P01" | "42703")
+}
+
 impl StoreError {
     /// When to ask again if the database is away, overloaded or not ready; `None` if asking again
     /// mends nothing.
@@ -79,6 +105,24 @@ impl StoreError {
         let code = self.driver().and_then(sqlx::Error::as_database_error);
         let code = code.and_then(DatabaseError::code).unwrap_or_default();
         matches!(&*code, "42501" | "25006")
+    }
+
+    /// Whether the database answers, but is locked by somebody who will let go.
+    pub(super) fn is_busy(&self) -> bool {
+        self.trouble() == Trouble::Busy
+    }
+
+    /// Whether the database refuses what it was given to store, and would again.
+    pub(crate) fn is_about_data(&self) -> bool {
+        let refusal = self.driver().and_then(sqlx::Error::as_database_error);
+        let Some(refusal) = refusal else { return false };
+        let code = refusal.code().unwrap_or_default();
+        if refusal.try_downcast_ref::<SqliteError>().is_some() {
+            // Too large, constraint, mismatch.
+            return matches!(code.parse().unwrap_or(0) & 0xff, 18..=20);
+        }
+        // Data, integrity, limits of the program.
+        matches!(code.get(..2), Some("22" | "23" | "54"))
     }
 
     fn trouble(&self) -> Trouble {
@@ -113,6 +157,7 @@ fn of_driver(error: &sqlx::Error) -> Trouble {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => Trouble::Away,
+        sqlx::Error::Database(_) if is_about_tables(error) => Trouble::Busy,
         sqlx::Error::Database(refusal) => of_database(refusal.as_ref()),
         _ => Trouble::Fault,
     }
@@ -132,8 +177,8 @@ fn of_database(refusal: &dyn DatabaseError) -> Trouble {
 /// By SQLSTATE and its class.
 fn of_postgres(code: &str) -> Trouble {
     match code {
-        // Tables or columns that are not there yet; a copy that lags behind; a lock.
-        "42P01" | "42703" => Trouble::Busy,
+        // A statement that took too long, a full disk: others may do better.
+        "57014" | "53100" => Trouble::Busy,
         // Connected to what is no longer the primary.
         "25006" => Trouble::Away,
         _ => match code.get(..2).unwrap_or_default() {
@@ -149,8 +194,8 @@ fn of_postgres(code: &str) -> Trouble {
 /// By primary result code: busy, locked, I/O, full, cannot open.
 fn of_sqlite(code: i32) -> Trouble {
     match code & 0xff {
-        5 | 6 => Trouble::Busy,
-        10 | 13 | 14 => Trouble::Away,
+        5 | 6 | 13 => Trouble::Busy,
+        10 | 14 => Trouble::Away,
         _ => Trouble::Fault,
     }
 }
@@ -180,13 +225,13 @@ mod tests {
     fn codes_are_sorted_by_what_they_mean() {
         for (code, trouble) in [
             ("57P03", Trouble::Away),
-            ("57014", Trouble::Away),
-            ("53100", Trouble::Away),
+            ("57014", Trouble::Busy),
+            ("53100", Trouble::Busy),
+            ("53300", Trouble::Away),
             ("28P01", Trouble::Away),
             ("25006", Trouble::Away),
             ("40P01", Trouble::Busy),
             ("55P03", Trouble::Busy),
-            ("42P01", Trouble::Busy),
             ("42601", Trouble::Fault),
             ("23505", Trouble::Fault),
             ("", Trouble::Fault),
@@ -194,7 +239,8 @@ mod tests {
             assert_eq!(of_postgres(code), trouble, "{code}");
         }
         assert_eq!(of_sqlite(517), Trouble::Busy, "an extended code");
-        assert_eq!(of_sqlite(13), Trouble::Away);
+        assert_eq!(of_sqlite(13), Trouble::Busy);
+        assert_eq!(of_sqlite(14), Trouble::Away);
         assert_eq!(of_sqlite(11), Trouble::Fault, "malformed");
     }
 }

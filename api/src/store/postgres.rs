@@ -10,6 +10,7 @@ mod gate;
 mod ledger;
 mod read;
 mod schema;
+mod seam;
 mod sweep;
 mod write;
 
@@ -21,9 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::nats::Secret;
-use schemas::id::{Kind, Symbol, Venue};
-use schemas::position::{Epoch, StreamSeq};
-use schemas::time::{Clock, SystemClock, UnixNanos};
+use schemas::position::Epoch;
+use schemas::time::{Clock, SystemClock};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Transaction};
@@ -31,11 +31,8 @@ use tokio::sync::OnceCell;
 
 use self::days::Days;
 use self::gate::Gate;
-use super::statements::int;
-use super::{
-    Content, DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series,
-    StoreError, Swept, TickStore,
-};
+use self::read::Snapshot;
+use super::{Content, Row, StoreError};
 
 /// Settings of a Postgres.
 #[derive(Clone, Debug, clap::Args)]
@@ -148,7 +145,9 @@ impl Way {
             .max_connections(args.store_connections.get())
             .acquire_timeout(millis(args.store_acquire_ms.get()))
             .connect_lazy_with(options);
-        let gate = Gate::new(name, millis(args.store_slow_ms));
+        let limit = millis(args.store_acquire_ms.get())
+            + millis(args.store_statement_ms.get()) * STATEMENTS;
+        let gate = Gate::new(name, millis(args.store_slow_ms), limit);
         Ok(Self { pool, gate })
     }
 }
@@ -157,6 +156,8 @@ fn millis(number: u32) -> Duration {
     Duration::from_millis(u64::from(number))
 }
 
+/// The most statements of a transaction that take long; more time than they may take is not given.
+const STATEMENTS: u32 = 3;
 /// How long a transaction may stand still: whoever vanished in the middle of one holds up nobody.
 const STANDSTILL_MS: u32 = 60_000;
 
@@ -249,39 +250,55 @@ impl Postgres {
         readable.await.copied()
     }
 
-    /// A transaction that writes.
-    async fn writing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
-        let pool = &self.0.primary.pool;
-        self.migrated(pool).await?;
-        begin(pool, "BEGIN", Some(self.0.statement)).await
+    /// Asks the primary, with its tables up to date.
+    async fn primary<T>(
+        &self,
+        what: &'static str,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Way { pool, gate } = &self.0.primary;
+        let asked = async {
+            self.migrated(pool).await?;
+            gate.limited(question).await
+        };
+        gate.ask(what, asked).await
     }
 
-    /// Where to read. A copy is as up to date as its primary made it.
+    /// A transaction that writes.
+    async fn writing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        begin(&self.0.primary.pool, "BEGIN", Some(self.0.statement)).await
+    }
+
+    /// Where history is read. A copy is as up to date as its primary made it.
     fn reader(&self) -> &Way {
         self.0.replica.as_ref().unwrap_or(&self.0.primary)
     }
 
+    /// Asks where history is read.
+    async fn read<T>(
+        &self,
+        what: &'static str,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Way { pool, gate } = self.reader();
+        let asked = async {
+            if self.0.replica.is_none() {
+                self.readable(pool).await?;
+            }
+            gate.limited(question).await
+        };
+        gate.ask(what, asked).await
+    }
+
     /// A transaction that sees one state of everything.
-    async fn reading(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+    async fn reading(&self) -> Result<Snapshot, StoreError> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-        let pool = &self.reader().pool;
-        if self.0.replica.is_none() {
-            self.readable(pool).await?;
-        }
-        begin(pool, BEGIN, Some(self.0.statement)).await
+        begin(&self.reader().pool, BEGIN, Some(self.0.statement)).await
     }
 
     async fn try_record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
-        let pool = &self.0.primary.pool;
-        self.migrated(pool).await?;
-        let times = rows.iter().filter_map(|row| match row.content {
-            Content::Event { at, .. } => Some(at),
-            Content::Bar { .. } | Content::State { .. } | Content::DeadLetter { .. } => None,
-        });
-        let now = self.0.clock.now();
-        self.0.days.prepare(pool, now, times).await?;
         let mut copying = Unfinished {
-            connection: pool.acquire().await?,
+            connection: self.0.primary.pool.acquire().await?,
             finished: false,
         };
         let beginning = beginning("BEGIN", Some(self.0.statement));
@@ -291,169 +308,16 @@ impl Postgres {
         copying.finished = true;
         Ok(())
     }
-}
 
-impl TickStore for Postgres {
-    async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
-        let gate = &self.0.primary.gate;
-        gate.ask("record", self.try_record(epoch, rows)).await
-    }
-
-    async fn advance(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        floor: StreamSeq,
-        at: UnixNanos,
-    ) -> Result<(), StoreError> {
-        let advance = async {
-            let mut transaction = self.writing().await?;
-            sqlx::query(
-                "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (stream) DO UPDATE
-                     SET created = $2, gen = $3, floor = $4, at = $5
-                 WHERE (excluded.created, excluded.gen, excluded.floor)
-                     > (progress.created, progress.gen, progress.floor)",
-            )
-            .persistent(false)
-            .bind(stream)
-            .bind(epoch.created().get())
-            .bind(i64::from(epoch.generation()))
-            .bind(int(floor))
-            .bind(at.get())
-            .execute(&mut *transaction)
-            .await?;
-            Ok(transaction.commit().await?)
-        };
-        self.0.primary.gate.ask("advance", advance).await
-    }
-
-    async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
-        let page = async { read::page(self.reading().await?, stream, range).await };
-        self.reader().gate.ask("page", page).await
-    }
-
-    async fn by_position(
-        &self,
-        series: &Series,
-        epoch: Epoch,
-        span: (StreamSeq, StreamSeq),
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        let rows = async {
-            let snapshot = self.reading().await?;
-            read::by_position(snapshot, series, (epoch, span), limit).await
-        };
-        self.reader().gate.ask("by_position", rows).await
-    }
-
-    async fn instruments(
-        &self,
-        venue: Option<&Venue>,
-        search: &str,
-        after: Option<(&str, &str)>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        let rows = async {
-            let snapshot = self.reading().await?;
-            read::instruments(snapshot, (venue, search), after, limit).await
-        };
-        self.reader().gate.ask("instruments", rows).await
-    }
-
-    async fn stood(
-        &self,
-        stream: &str,
-        now: UnixNanos,
-        before: UnixNanos,
-    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
-        let stood = sweep::stood(self, stream, (now, before));
-        self.0.primary.gate.ask("stood", stood).await
-    }
-
-    async fn sweep(
-        &self,
-        until: &[(Epoch, StreamSeq)],
-        behind: Option<Series>,
-        limit: u64,
-    ) -> Result<Swept, StoreError> {
-        let sweep = sweep::sweep(self, until, behind, limit);
-        self.0.primary.gate.ask("sweep", sweep).await
-    }
-
-    async fn dead_letters(&self) -> Result<u64, StoreError> {
-        let count = async { read::dead_letters(self.reading().await?).await };
-        self.reader().gate.ask("dead_letters", count).await
-    }
-
-    async fn dead_letters_page(
-        &self,
-        after: Option<(Epoch, StreamSeq)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        let rows = async { ledger::dead_letters(self.reading().await?, after, limit).await };
-        self.reader().gate.ask("dead_letters_page", rows).await
-    }
-
-    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
-        let rows = async { read::venues(self.reading().await?).await };
-        self.reader().gate.ask("venues", rows).await
-    }
-
-    async fn state(
-        &self,
-        kind: Kind,
-        venue: &Venue,
-        symbol: &Symbol,
-    ) -> Result<Option<Found>, StoreError> {
-        let row = async { read::state(self.reading().await?, kind, venue, symbol).await };
-        self.reader().gate.ask("state", row).await
-    }
-
-    async fn feed_gaps(
-        &self,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        let rows = async { ledger::gaps(self.reading().await?, span, after, limit).await };
-        self.reader().gate.ask("feed_gaps", rows).await
-    }
-
-    async fn losses_page(
-        &self,
-        stream: &str,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Loss>, StoreError> {
-        let rows = async {
-            let snapshot = self.reading().await?;
-            ledger::losses(snapshot, (stream, span), after, limit).await
-        };
-        self.reader().gate.ask("losses_page", rows).await
-    }
-
-    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
-        let recorded = async {
-            let mut transaction = self.writing().await?;
-            let recorded = read::recorded(&mut transaction, stream).await?;
-            transaction.commit().await?;
-            Ok(recorded)
-        };
-        self.0.primary.gate.ask("recorded", recorded).await
-    }
-
-    async fn trimmed(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        first: StreamSeq,
-        now: UnixNanos,
-    ) -> Result<Option<Loss>, StoreError> {
-        let loss =
-            async { ledger::trimmed(self.writing().await?, stream, (epoch, first), now).await };
-        self.0.primary.gate.ask("trimmed", loss).await
+    /// Makes the partitions that these rows need.
+    async fn prepare(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let times = rows.iter().filter_map(|row| match row.content {
+            Content::Event { at, .. } => Some(at),
+            Content::Bar { .. } | Content::State { .. } | Content::DeadLetter { .. } => None,
+        });
+        let pool = &self.0.primary.pool;
+        self.migrated(pool).await?;
+        self.0.days.prepare(pool, self.0.clock.now(), times).await
     }
 }
 

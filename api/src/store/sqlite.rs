@@ -13,8 +13,11 @@ use std::time::Duration;
 use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, SqlitePool};
+use tokio::time::{Instant, sleep};
+use tracing::debug;
 
 use super::statements::{
     PROGRESS, STATE, VENUES, found, gap_of, int, key_of, listed, page_statement,
@@ -27,8 +30,11 @@ use super::{
 
 /// How long a statement waits for a lock.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long to wait before opening again what somebody else is opening.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Connections that read.
 const READERS: u32 = 4;
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// A history in one file.
 #[derive(Clone, Debug)]
@@ -53,11 +59,7 @@ impl Sqlite {
         if let Some(bytes) = max_bytes {
             options = options.pragma("max_page_count", (bytes / 4_096).to_string());
         }
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await?;
-        sqlx::migrate!("migrations/sqlite").run(&writer).await?;
+        let writer = prepared(&options).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(BUSY)
@@ -65,6 +67,43 @@ impl Sqlite {
             .await?;
         Ok(Self { writer, readers })
     }
+}
+
+/// A connection that writes to tables that are up to date. Others may be opening the same file at
+/// this very moment: what they lock, they soon let go.
+async fn prepared(options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        let attempt = async {
+            let writer = SqlitePoolOptions::new()
+                .max_connections(1)
+                .connect_with(options.clone())
+                .await?;
+            migrate(&writer).await?;
+            Ok(writer)
+        };
+        match attempt.await {
+            Err::<_, StoreError>(problem) if problem.is_busy() && Instant::now() < deadline => {
+                debug!(%problem, "somebody else opens the database");
+                sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Brings the tables up to date, all or nothing, and once: whoever else wants to waits. Newer tables
+/// than this version knows are left alone.
+async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
+    let mut connection = writer.acquire().await?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrations.set_locking(false).set_ignore_missing(true);
+    migrations
+        .run_direct(None, &mut *transaction, false)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 async fn insert(

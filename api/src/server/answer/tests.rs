@@ -71,11 +71,8 @@ async fn what_stands_around_the_items_is_in_the_body_or_in_headers() {
 #[tokio::test]
 async fn a_list_of_anything_comes_in_every_form() {
     let list = || {
-        Answer::list(Page {
-            items: vec![pos()["T"], pos()["T"]],
-            next: Some("n".to_owned()),
-            pos: BTreeMap::new(),
-        })
+        let items = vec![pos()["T"], pos()["T"]];
+        Answer::list(items, Some("n".to_owned())).unwrap()
     };
     let (_, body) = answered(list(), Format::Json, "/x").await;
     let page: Value = serde_json::from_slice(&body).unwrap();

@@ -62,6 +62,46 @@ impl JsonSchema for At {
     }
 }
 
+/// A trading day: `2026-11-20`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::server) struct OnDay(pub(in crate::server) jiff::civil::Date);
+
+impl FromStr for OnDay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.len() == 10;
+        let date = text.parse().ok().filter(|_| plain).map(Self);
+        let years = 1700..=2200;
+        date.filter(|OnDay(date)| years.contains(&date.year()))
+            .ok_or_else(|| "must be a day between 1700-01-01 and 2200-12-31".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for OnDay {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, str::parse)
+    }
+}
+
+impl JsonSchema for OnDay {
+    fn schema_name() -> Cow<'static, str> {
+        "Day".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$",
+            "examples": ["2026-11-20"],
+        })
+    }
+}
+
 /// How many items: 1 to `MAX`, `DEFAULT` where nothing is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) struct Limit<const MAX: u32, const DEFAULT: u32>(u32);
@@ -156,15 +196,20 @@ impl<T: JsonSchema, const MAX: usize> JsonSchema for List<T, MAX> {
     }
 }
 
-/// Words to search for: at most 64 bytes.
+/// Words to search for: at most 64 characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::server) struct Words(pub(in crate::server) String);
 
 impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, |text| match text.len() {
-            0..=64 => Ok(Self(text.to_owned())),
-            length => Err(format!("has {length} bytes, the limit is 64")),
+        from_text(deserializer, |text| {
+            if text.chars().any(char::is_control) {
+                return Err("has a control character".to_owned());
+            }
+            match text.chars().count() {
+                0..=64 => Ok(Self(text.to_owned())),
+                count => Err(format!("has {count} characters, the limit is 64")),
+            }
         })
     }
 }
@@ -179,7 +224,7 @@ impl JsonSchema for Words {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[ -~]{0,64}$" })
+        json_schema!({ "type": "string", "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]{0,64}$" })
     }
 }
 
@@ -242,7 +287,7 @@ impl JsonSchema for Mark {
         json_schema!({
             "description": "`next` of an earlier answer; opaque",
             "type": "string",
-            "pattern": "^[0-9]{1,18}_[0-9a-f]{1,15}-[0-9a-f]{1,7}_[0-9]{1,18}$",
+            "pattern": "^(0|[1-9][0-9]{0,17})_(0|[1-9a-f][0-9a-f]{0,14})-(0|[1-9a-f][0-9a-f]{0,6})_(0|[1-9][0-9]{0,17})$",
         })
     }
 }

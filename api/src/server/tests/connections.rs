@@ -106,7 +106,8 @@ async fn what_is_no_request_is_refused() {
         (b"NONSENSE\r\n\r\n", 400),
     ] {
         let answer = Answer::read(&world.send(sent).await);
-        assert_eq!(answer.status, status);
+        let sent = String::from_utf8_lossy(&sent[..sent.len().min(40)]).into_owned();
+        assert_eq!(answer.status, status, "{sent}");
     }
     let body = "POST /v1/trades HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\nabc";
     let answer = Answer::read(&world.send(body.as_bytes()).await);

@@ -285,6 +285,7 @@ impl World {
         let config = Config {
             stream: "T".to_owned(),
             store: store.clone(),
+            calendars: Arc::default(),
             ws: "ws://127.0.0.1:8081".to_owned(),
             args,
         };

@@ -1,9 +1,10 @@
 //! The way to a database: how long one question took, and whether more of them make sense.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::StoreError;
@@ -15,6 +16,8 @@ pub(super) struct Gate {
     /// What it is called in the log.
     name: &'static str,
     slow: Duration,
+    /// How long an answer may take, of a database that may be unreachable.
+    limit: Duration,
     breaker: Mutex<Breaker>,
 }
 
@@ -25,10 +28,11 @@ struct Asked<'g> {
 }
 
 impl Gate {
-    pub(super) const fn new(name: &'static str, slow: Duration) -> Self {
+    pub(super) const fn new(name: &'static str, slow: Duration, limit: Duration) -> Self {
         Self {
             name,
             slow,
+            limit,
             breaker: Mutex::new(Breaker::new()),
         }
     }
@@ -54,6 +58,20 @@ impl Gate {
         }
         self.note(answer.as_ref().err());
         answer
+    }
+
+    /// An answer, or an error if nothing was heard for so long.
+    pub(super) async fn limited<T>(
+        &self,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let silent = |_| {
+            let what = format!("nothing was heard of it for {} ms", self.limit.as_millis());
+            sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what)).into()
+        };
+        timeout(self.limit, question)
+            .await
+            .unwrap_or_else(|elapsed| Err(silent(elapsed)))
     }
 
     fn note(&self, problem: Option<&StoreError>) {

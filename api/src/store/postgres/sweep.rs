@@ -1,10 +1,13 @@
 //! Deleting what is old: whole days where everything is, single rows elsewhere.
 
+use std::time::Duration;
+
 use schemas::id::{Interval, Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _, Transaction};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::days::{self, Partition};
@@ -14,6 +17,8 @@ use crate::store::{Series, Swept};
 
 /// Series that are looked through at a time.
 const SERIES: usize = 100;
+/// For how long: recording waits for it.
+const LONGEST: Duration = Duration::from_secs(5);
 /// Of longer bars there are few, and they are kept.
 const SHORT: Interval = Interval::Second1;
 
@@ -95,7 +100,11 @@ pub(super) async fn sweep(
     }
     let mut deleted = 0;
     let mut done = false;
+    let begun = Instant::now();
     for _ in 0..SERIES {
+        if begun.elapsed() >= LONGEST {
+            break;
+        }
         let mut transaction = store.writing().await?;
         let Some(series) = next(&mut transaction, behind.as_ref()).await? else {
             done = true;

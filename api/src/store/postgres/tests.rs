@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use postgres_server::{Server, connect};
 use schemas::codec;
-use schemas::id::{Interval, Kind, Symbol};
+use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::position::StreamSeq;
 use schemas::tick::{Bar, Head, Quote, Side, Tick, Trade};
+use schemas::time::UnixNanos;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::store::statements::{page_statement, position_statement};
-use crate::store::{Place, content};
+use crate::store::{Place, Range, Series, TickStore as _, content};
 
 const DAY: i64 = 86_400_000_000_000;
 /// 2026-11-21.
@@ -269,11 +271,19 @@ async fn an_older_schema_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
     let migrations = sqlx::migrate!("migrations/postgres");
     migrations.run_to(1, &mut world.outside).await.unwrap();
     let older = "INSERT INTO events (at, created, gen, s, kind, venue, symbol, payload)
-                 VALUES (5, 1, 0, 1, 'trade', 'x', 'A', '1')";
+                 VALUES (5, 1, 0, 1, 'trade', 'x', 'A', '1'),
+                        (7, 1, 0, 8, 'feed', 'x', 'tape', '\\x82a16ba466656564a27374a3676170'),
+                        (8, 1, 0, 9, 'feed', 'x', 'tape', '\\x82a16ba466656564a27374a46c697665')";
     world.outside.execute(older).await.unwrap();
     world.store.record(epoch(), &[event(6, 2)]).await.unwrap();
     assert_eq!(seqs(&world.store).await, [1, 2]);
     assert_eq!(world.text("SELECT count(*)::text FROM trades").await, "2");
+    let gaps = "SELECT string_agg(s::text, ' ') FROM gaps";
+    assert_eq!(
+        world.text(gaps).await,
+        "8",
+        "told before there was a ledger"
+    );
     let newer = "ALTER TABLE events ADD COLUMN later text;
                  INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (99, 'later', true, '', 0)";
@@ -287,6 +297,11 @@ async fn an_older_schema_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
         .await
         .unwrap();
     assert_eq!(seqs(&again).await, [1, 2, 3]);
+    let other = "ALTER TABLE dead_letters RENAME TO letters";
+    world.outside.execute(other).await.unwrap();
+    let problem = again.dead_letters().await.unwrap_err();
+    assert!(problem.to_string().contains("older or newer"), "{problem}");
+    assert!(problem.retry_after().is_some());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::StoreError;
 use super::copy::{self, Encoder};
 use super::ledger;
 use crate::store::statements::int;
-use crate::store::{Content, Row};
+use crate::store::{Content, Recorded, Row};
 
 /// What is given to the socket at a time.
 const CHUNK: usize = 1 << 16;
@@ -277,4 +277,28 @@ async fn dead_letters(
 /// The database has no text with a NUL in it.
 fn printable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// See [`crate::store::TickStore::advance`].
+pub(super) async fn advance(
+    mut transaction: Transaction<'static, Postgres>,
+    stream: &str,
+    recorded: Recorded,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (stream) DO UPDATE
+             SET created = $2, gen = $3, floor = $4, at = $5
+         WHERE (excluded.created, excluded.gen, excluded.floor)
+             > (progress.created, progress.gen, progress.floor)",
+    )
+    .persistent(false)
+    .bind(stream)
+    .bind(recorded.epoch.created().get())
+    .bind(i64::from(recorded.epoch.generation()))
+    .bind(int(recorded.floor))
+    .bind(recorded.at.get())
+    .execute(&mut *transaction)
+    .await?;
+    Ok(transaction.commit().await?)
 }

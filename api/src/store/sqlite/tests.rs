@@ -1,4 +1,4 @@
-//! That every statement finds what it reads by an index.
+//! That every statement finds what it reads by an index, and that anybody may open the file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use schemas::id::{Interval, Symbol};
 use sqlx::Row as _;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::store::Place;
@@ -154,4 +155,58 @@ async fn a_deep_page_costs_as_much_as_the_first() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_opens_a_new_file_at_the_same_time_finds_its_tables() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = JoinSet::new();
+        for _ in 0..6 {
+            let path = dir.path().join("history.db");
+            opening.spawn(async move { Sqlite::open(&path, None).await });
+        }
+        let mut stores = Vec::new();
+        while let Some(opened) = opening.join_next().await {
+            stores.push(opened.unwrap().unwrap());
+        }
+        for store in stores {
+            assert_eq!(store.dead_letters().await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_file_is_brought_up_to_date_and_a_newer_one_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.db");
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut older = SqliteConnection::connect_with(&options).await.unwrap();
+    MIGRATIONS.run_to(3, &mut older).await.unwrap();
+    // A feed's tick as it was stored before there was a ledger: {"k": "feed", "st": "gap"} of times.
+    let before = "INSERT INTO events (kind, venue, symbol, at, created, gen, s, payload) VALUES
+                  ('feed', 'x', 'tape', 7, 1, 0, 1, x'82a16ba466656564a27374a3676170'),
+                  ('feed', 'x', 'tape', 8, 1, 0, 2, x'82a16ba466656564a27374a46c697665')";
+    sqlx::raw_sql(before).execute(&mut older).await.unwrap();
+    older.close().await.unwrap();
+    let store = Sqlite::open(&path, None).await.unwrap();
+    let all = (UnixNanos::new(0), UnixNanos::new(100));
+    let gaps = store.feed_gaps(all, None, 10).await.unwrap();
+    assert_eq!(
+        gaps.iter().map(|gap| gap.seq.get()).collect::<Vec<_>>(),
+        [1]
+    );
+    let newer = "ALTER TABLE events ADD COLUMN later TEXT;
+                 INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (99, 'later', true, x'', 0)";
+    sqlx::raw_sql(newer).execute(&store.writer).await.unwrap();
+    let again = Sqlite::open(&path, None).await.unwrap();
+    assert_eq!(again.dead_letters().await.unwrap(), 0);
+    let other = "ALTER TABLE dead_letters RENAME TO letters";
+    sqlx::raw_sql(other).execute(&store.writer).await.unwrap();
+    let problem = again.dead_letters().await.unwrap_err();
+    assert!(problem.to_string().contains("older or newer"), "{problem}");
+    assert!(problem.retry_after().is_some());
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Mutex;
 
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::fmt::MakeWriter;
@@ -153,6 +154,33 @@ async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
         store.record(epoch(), &[event(TODAY, seq)]).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_waited_for_no_longer_than_its_statements_may_take() {
+    let args = Args {
+        store_acquire_ms: NonZeroU32::new(300).unwrap(),
+        store_statement_ms: NonZeroU32::new(300).unwrap(),
+        ..Args::default()
+    };
+    let mut silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = Secret::from(format!("postgres://tick@127.0.0.1:{port}/history"));
+    let store = Postgres::open(&url, &args).unwrap();
+    let problem = store.page("T", &trades()).await.unwrap_err();
+    assert!(problem.retry_after().is_some(), "{problem}");
+    drop(silent.accept().await.unwrap());
+    // One that answered before, and then no more.
+    silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = Gate::new("primary", Duration::from_secs(1), Duration::from_millis(50));
+    let answer = gate.limited(async { Ok(silent.accept().await.map(|_| ()).unwrap()) });
+    let problem = answer.await.unwrap_err();
+    assert!(problem.is_away(), "{problem}");
+    assert!(
+        problem.to_string().contains("nothing was heard"),
+        "{problem}"
+    );
+}
+
 #[tokio::test]
 async fn what_is_given_up_midway_is_stored_whole_or_not_at_all() {
     const ROWS: u64 = 3_000;

@@ -1,0 +1,160 @@
+//! Batches: fetched from the broker, stored, and acknowledged or given back.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{AckKind, Message};
+use futures_util::StreamExt as _;
+use schemas::codec;
+use schemas::position::{Epoch, StreamSeq};
+use schemas::tick::{Flag, Tick};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::Recorder;
+use crate::store::{Content, Row, StoreError, TickStore, content};
+
+/// The most messages of one transaction.
+const BATCH: usize = 2_000;
+/// How long a batch is gathered.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// Fetches a batch; what came before any trouble is good.
+pub(super) async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
+    let mut batch: pull::Batch = consumer
+        .fetch()
+        .max_messages(BATCH)
+        .expires(GATHER)
+        .messages()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))
+        .context("fetching")?;
+    let mut messages = Vec::new();
+    loop {
+        let problem = match timeout(GATHER * 8, batch.next()).await {
+            Ok(Some(Ok(message))) => {
+                messages.push(message);
+                continue;
+            }
+            Ok(None) => return Ok(messages),
+            Ok(Some(Err(error))) => anyhow::anyhow!("{error}").context("fetching"),
+            Err(_) => anyhow::anyhow!("the broker does not answer a fetch"),
+        };
+        return if messages.is_empty() {
+            Err(problem)
+        } else {
+            Ok(messages)
+        };
+    }
+}
+
+/// Gives messages back to the broker, which delivers them again at once, to whichever replica.
+pub(super) async fn give_back(messages: Vec<Message>) {
+    for message in messages {
+        if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+            debug!(%error, "not given back: it comes again by itself, later");
+            break;
+        }
+    }
+}
+
+impl<S: TickStore> Recorder<S> {
+    /// Stores a batch and acknowledges it, or gives it back.
+    pub(super) async fn take(&mut self, epoch: Epoch, messages: Vec<Message>) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let Err(problem) = self.store(epoch, &messages).await else {
+            for message in messages {
+                message
+                    .ack()
+                    .await
+                    .map_err(|error| anyhow::anyhow!("{error}"))
+                    .context("acknowledging")?;
+            }
+            return Ok(());
+        };
+        self.metrics.failures.inc();
+        let last = messages.iter().filter_map(|message| message.info().ok());
+        let last = last.map(|info| StreamSeq::new(info.stream_sequence)).max();
+        self.failed = last.map(|last| (epoch, last)).max(self.failed);
+        give_back(messages).await;
+        Err(problem)
+    }
+
+    async fn store(&self, epoch: Epoch, messages: &[Message]) -> Result<()> {
+        let mut rows = Vec::with_capacity(messages.len());
+        for message in messages {
+            rows.extend(self.row(message)?);
+        }
+        let recorded = self.record(epoch, rows, messages).await;
+        recorded.context("nothing is lost, the stream keeps it")
+    }
+
+    /// What is stored of a message; of one that only repeats an older one, nothing.
+    fn row(&self, message: &Message) -> Result<Option<Row>> {
+        let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let seq = StreamSeq::new(info.stream_sequence);
+        let refreshed = |tick: &Tick| tick.head().flags.contains(&Flag::Refresh);
+        let content = match codec::from_msgpack(&message.payload) {
+            Ok(tick) if refreshed(&tick) => return Ok(None),
+            Ok(tick) => content(&tick),
+            Err(problem) => self.dead_letter(message, seq, &problem.to_string()),
+        };
+        let payload = message.payload.clone();
+        Ok(Some(Row {
+            seq,
+            content,
+            payload,
+        }))
+    }
+
+    fn dead_letter(&self, message: &Message, seq: StreamSeq, problem: &str) -> Content {
+        self.metrics.dead_letters.inc();
+        let subject = message.subject.to_string();
+        warn!(subject, seq = seq.get(), problem, "kept as a dead letter");
+        Content::DeadLetter {
+            subject,
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// Stores rows. If the database refuses some for what they are, it would refuse them for ever:
+    /// they are looked for by halves, and kept as dead letters, so that they hold up nothing else.
+    async fn record(
+        &self,
+        epoch: Epoch,
+        rows: Vec<Row>,
+        messages: &[Message],
+    ) -> Result<(), StoreError> {
+        let mut parts = vec![rows];
+        while let Some(mut rows) = parts.pop() {
+            let Err(problem) = self.config.store.record(epoch, &rows).await else {
+                let count = u64::try_from(rows.len()).unwrap_or(0);
+                self.metrics.rows.inc_by(count);
+                self.metrics.transactions.inc();
+                continue;
+            };
+            if !problem.is_about_data() {
+                return Err(problem);
+            }
+            if let [row] = &mut *rows {
+                let of_row = |message: &&Message| {
+                    let seq = message.info().map(|info| info.stream_sequence);
+                    seq.is_ok_and(|seq| seq == row.seq.get())
+                };
+                let message = messages.iter().find(of_row);
+                let is_dead = matches!(row.content, Content::DeadLetter { .. });
+                let Some(message) = message.filter(|_| !is_dead) else {
+                    return Err(problem);
+                };
+                row.content = self.dead_letter(message, row.seq, &problem.to_string());
+            } else {
+                parts.push(rows.split_off(rows.len() / 2));
+            }
+            parts.push(rows);
+        }
+        Ok(())
+    }
+}
