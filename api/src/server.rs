@@ -1,8 +1,10 @@
 //! HTTP: history, latest values, instruments, and the console page.
 
 mod answer;
+mod around;
 mod asyncapi;
 mod bars;
+mod cache;
 mod console;
 mod dead_letters;
 mod directory;
@@ -11,52 +13,56 @@ mod gaps;
 mod history;
 mod indicators;
 mod latest;
+mod listen;
+mod metrics;
 mod openapi;
 mod problem;
 mod psx;
 mod query;
 mod registry;
 mod resource;
+mod walk;
 
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::{self, Next};
+use anyhow::Result;
+use axum::http::HeaderMap;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use schemas::http::Settings;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::{Instrument as _, info_span};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
+
+pub use listen::ConnectionArgs;
 
 use crate::bars::{Calendars, Reader};
 use crate::store::TickStore;
 use answer::Format;
+use cache::Answers;
 use directory::Directory;
 use latest::Latest;
+use metrics::Metrics;
 use problem::Problem;
 use query::Wrong;
 use resource::{About, Resources};
+use walk::Walks;
 
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Requests in flight get so long when the server ends.
 const FAREWELL: Duration = Duration::from_secs(3);
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Answers of fewer bytes are not compressed: they fit into a packet as they are.
+const SMALL: u64 = 1_024;
 
 const SETTINGS: About = About {
     id: "settings",
@@ -64,6 +70,27 @@ const SETTINGS: About = About {
     summary: "What the console starts from",
     formats: &[Format::Json],
 };
+
+/// Arguments of the HTTP side.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// Bytes of answers that are kept for a moment, for whoever asks the same
+    #[arg(long, env = "TICKWIRE_HTTP_CACHE_BYTES", default_value = "67108864")]
+    pub http_cache_bytes: u64,
+
+    /// Whole ranges that may be sent at once, as NDJSON or CSV
+    #[arg(long, env = "TICKWIRE_EXPORTS", default_value = "16")]
+    pub exports: NonZeroUsize,
+
+    /// Seconds that sending a whole range may take
+    #[arg(long, env = "TICKWIRE_EXPORT_SECS", default_value = "3600")]
+    pub export_secs: NonZeroU32,
+
+    /// Connections
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+}
 
 /// What the HTTP side runs with.
 #[derive(Clone, Debug)]
@@ -77,6 +104,8 @@ pub struct Config<S> {
     /// Where pages find the WebSocket: `ws://host:port`; a loopback host is replaced by the one that
     /// the page was loaded from.
     pub ws: String,
+    /// Limits.
+    pub args: Args,
 }
 
 impl<S: TickStore + Clone> Config<S> {
@@ -86,53 +115,43 @@ impl<S: TickStore + Clone> Config<S> {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Route {
-    route: String,
-    status: u16,
-}
-
-#[derive(Clone, Debug)]
-struct Metrics {
-    requests: Family<Route, Counter>,
-    seconds: Histogram,
-}
-
-impl Metrics {
-    fn new(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("tickwire_api");
-        let seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
-        let metrics = Self {
-            requests: Family::default(),
-            seconds,
-        };
-        registry.register(
-            "requests",
-            "Requests by route and status",
-            metrics.requests.clone(),
-        );
-        registry.register("request_seconds", "Time to answer", metrics.seconds.clone());
-        metrics
-    }
-}
-
 /// What handlers share.
 struct Api<S> {
     config: Config<S>,
     bars: Reader<S>,
     directory: Directory,
     latest: Latest,
+    answers: Answers,
+    walks: Walks,
     metrics: Metrics,
     /// Distinguishes requests of this process from those of others.
     nonce: u64,
-    count: std::sync::atomic::AtomicU64,
+    count: AtomicU64,
+}
+
+impl<S: TickStore + Clone> Api<S> {
+    fn new(config: Config<S>, latest: Latest, metrics: Metrics, nonce: u64) -> Self {
+        let args = &config.args;
+        let patience = Duration::from_secs(args.export_secs.get().into());
+        Self {
+            bars: config.bars(),
+            directory: Directory::new(),
+            latest,
+            answers: Answers::new(args.http_cache_bytes, metrics.clone()),
+            walks: Walks::new(args.exports.get(), patience),
+            metrics,
+            nonce,
+            count: AtomicU64::new(0),
+            config,
+        }
+    }
 }
 
 /// Answers requests on `listener` until `stop`.
 ///
 /// # Errors
 ///
-/// The listener failed, or requests did not end in time.
+/// The listener has no address.
 pub async fn run<S: TickStore + Clone + 'static>(
     config: Config<S>,
     listener: TcpListener,
@@ -143,38 +162,31 @@ pub async fn run<S: TickStore + Clone + 'static>(
     let latest = Latest::new(cx.client.clone(), config.stream.clone());
     let address: SocketAddr = listener.local_addr()?;
     let nonce = u64::from(std::process::id()) << 16 | u64::from(address.port());
-    let count = std::sync::atomic::AtomicU64::new(0);
-    let bars = config.bars();
-    let api = Arc::new(Api {
-        config,
-        bars,
-        directory: Directory::new(),
-        latest,
-        metrics,
-        nonce,
-        count,
-    });
+    let connections = config.args.connections.clone();
+    let api = Arc::new(Api::new(config, latest, metrics.clone(), nonce));
     let check = cx.health.check("api");
     check.ok();
-    let stopping = stop.clone();
-    let serving = async move {
-        axum::serve(listener, router(api))
-            .with_graceful_shutdown(stopping.cancelled_owned())
-            .await
-    };
+    let serving = listen::serve(listener, router(api), connections, metrics, stop.clone());
     let late = async {
         stop.cancelled().await;
         check.down("draining");
         tokio::time::sleep(FAREWELL).await;
     };
     tokio::select! {
-        served = serving => served.context("answering requests"),
-        // Whoever holds a connection open without asking is cut off.
-        () = late => Ok(()),
+        () = serving => {}
+        // Whoever has not taken his answer by now is cut off.
+        () = late => {}
     }
+    Ok(())
 }
 
 fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
+    let worthwhile = SizeAbove::new(SMALL)
+        .and(NotForContentType::SSE)
+        .and(NotForContentType::IMAGES);
+    let compression = CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(worthwhile);
     Resources::new()
         .with(history::resources)
         .with(bars::resources)
@@ -196,39 +208,10 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         }))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
-            around::<S>,
+            around::around::<S>,
         ))
+        .layer(compression)
         .with_state(api)
-}
-
-/// Gives every request an id and a deadline, and counts it.
-async fn around<S: TickStore + 'static>(
-    State(api): State<Arc<Api<S>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<axum::extract::MatchedPath>();
-    let route = route.map_or_else(|| "page".to_owned(), |path| path.as_str().to_owned());
-    let number = api.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let id = format!("{:x}-{number:x}", api.nonce);
-    let span = info_span!("request", id);
-    let mut response = match timeout(DEADLINE, next.run(request).instrument(span)).await {
-        Ok(response) => response,
-        Err(_) => {
-            Problem::unavailable(&format!("not answered within {DEADLINE:?}")).into_response()
-        }
-    };
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    let status = response.status().as_u16();
-    api.metrics
-        .requests
-        .get_or_create(&Route { route, status })
-        .inc();
-    api.metrics.seconds.observe(started.elapsed().as_secs_f64());
-    response
 }
 
 /// What `/console.json` takes.

@@ -187,6 +187,9 @@ pub(crate) struct ApiArgs {
     ws_url: String,
 
     #[command(flatten)]
+    server: api::server::Args,
+
+    #[command(flatten)]
     calendars: CalendarArgs,
 
     #[command(flatten)]
@@ -331,6 +334,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<()> {
         store,
         calendars,
         ws: args.ws_url,
+        args: args.server,
     };
     alone(API, args.process, |cx, stop| {
         api::server::run(config, listener, cx, stop)

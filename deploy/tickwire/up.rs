@@ -71,6 +71,9 @@ pub(crate) struct UpArgs {
     recorder: api::recorder::Args,
 
     #[command(flatten)]
+    server: api::server::Args,
+
+    #[command(flatten)]
     size: roles::StoreSize,
 
     #[command(flatten)]
@@ -140,6 +143,7 @@ struct Roles {
     store: Database,
     calendars: Arc<Calendars>,
     recorder: api::recorder::Args,
+    server: api::server::Args,
     http: TcpListener,
     ws: TcpListener,
 }
@@ -169,6 +173,7 @@ impl Up {
             store,
             calendars: args.calendars.load()?,
             recorder: args.recorder,
+            server: args.server.clone(),
             http,
             ws,
         };
@@ -228,6 +233,7 @@ impl Roles {
             store: self.store.clone(),
             calendars: self.calendars,
             ws: format!("ws://{}", address(&self.ws)?),
+            args: self.server,
         };
         let role = roles::API;
         process::start(supervisor, role, settings(role)?, surface, |cx, stop| {

@@ -1,10 +1,12 @@
 //! Encodings: MessagePack on NATS and in the database, JSON for browsers, and the way between.
 
+mod span;
 mod transcode;
 mod wide;
 
 use serde::Deserialize;
 
+pub(crate) use span::{entries, split};
 pub use transcode::{TranscodeError, transcode};
 pub(crate) use wide::Wide;
 

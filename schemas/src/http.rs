@@ -5,7 +5,9 @@ mod day;
 mod dead_letter;
 mod figures;
 mod hole;
+mod lines;
 mod listing;
+mod pack;
 mod page;
 
 use schemars::JsonSchema;
@@ -16,11 +18,21 @@ pub use day::{Day, Summary};
 pub use dead_letter::DeadLetter;
 pub use figures::Figures;
 pub use hole::{Hole, Lost};
+pub use lines::{Table, write_cell, write_header, write_line};
 pub use listing::Listing;
+pub use pack::PackWriter;
 pub use page::{Item, ItemError, Page, PageWriter, Position};
 
 /// The media type of lists and settings.
 pub const JSON: &str = "application/json";
+/// The media type of lists as lines of JSON.
+pub const NDJSON: &str = "application/x-ndjson";
+/// The media type of lists as tables.
+pub const CSV: &str = "text/csv; charset=utf-8";
+/// The media type of lists in MessagePack.
+pub const MESSAGE_PACK: &str = "application/msgpack";
+/// The header with the `pos` of a list whose form has no place for it: the same JSON object.
+pub const POS: &str = "tickwire-pos";
 /// The media type of [`Problem`].
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// The `type` of problems that have no page of their own.
@@ -41,6 +53,9 @@ pub struct Problem {
     /// The parameter that is to blame, if one is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parameter: Option<String>,
+    /// The request's id, as in the header `X-Request-Id`: it leads to the cause in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request: Option<String>,
 }
 
 /// What the console starts from: `/console.json`.

@@ -42,6 +42,11 @@ impl Head {
     }
 }
 
+impl Head {
+    /// The keys that every tick may have, in the order of the wire.
+    pub const KEYS: [&str; 7] = ["k", "v", "y", "te", "tr", "q", "fl"];
+}
+
 /// What is special about a tick.
 #[derive(
     Clone,
@@ -220,6 +225,8 @@ macro_rules! ticks {
             }
 
             impl $name {
+                const KEYS: &[&str] = &[$($key,)*];
+
                 /// JSON Schema of the tick, from the same list of fields as its codec.
                 pub(crate) fn describe() -> serde_json::Value {
                     let mut fields = head_fields(Kind::$tag);
@@ -254,6 +261,15 @@ macro_rules! ticks {
                 let mut kinds = serde_json::Map::new();
                 $(kinds.insert(Kind::$tag.as_str().to_owned(), $name::describe());)*
                 kinds
+            }
+
+            /// The keys that a tick of this kind may have besides those of every tick, in the order of the
+            /// wire; none of the kinds that are not carried on the stream of ticks.
+            pub const fn keys(kind: Kind) -> &'static [&'static str] {
+                match kind {
+                    $(Kind::$tag => $name::KEYS,)*
+                    Kind::Ind | Kind::Alert => &[],
+                }
             }
 
             /// What the tick tells.

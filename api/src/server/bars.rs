@@ -223,11 +223,11 @@ async fn made<S: TickStore>(
         .progress
         .filter(|_| newest && behind.is_none())
         .map(position);
-    Ok(Answer::list(Page {
+    Answer::page(Page {
         items: found.bars,
         next,
         pos: pos.into_iter().collect::<BTreeMap<_, _>>(),
-    }))
+    })
 }
 
 impl From<ReadError> for Problem {

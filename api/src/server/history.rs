@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use schemas::http::{Item, Page, Position};
 use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
-use schemas::time::UnixNanos;
+use schemas::time::{Clock as _, SystemClock, UnixNanos};
 use schemas::topic::Topic;
 use serde::Deserialize;
 
@@ -15,11 +15,15 @@ use super::Api;
 use super::answer::{Answer, Format};
 use super::problem::Problem;
 use super::query::{At, Limit, Mark, Order};
-use super::resource::{About, Call, Resources};
+use super::resource::{About, Call, Ranged, Resources};
+use super::walk::Way;
 use crate::store::{Found, Progress, RECORDED, Range, Series, TickStore};
 
 /// How many items a page has.
 pub(super) type PageLimit = Limit<10_000, 1_000>;
+
+/// How far back what is recorded only changes any more by what comes late, in nanoseconds.
+const SETTLING: i64 = 60_000_000_000;
 
 /// Adds the resources.
 pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
@@ -29,20 +33,26 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
         summary,
         formats: Format::LISTS,
     };
-    to.get::<_, Page<Item>, _, _>(
+    to.history::<_, Page<Item>, _, _>(
         "/v1/trades",
         about("trades", "Trades of an instrument by event time"),
-        async |api: Arc<Api<S>>, call: Call<Events>| events(&api, Kind::Trade, call).await,
+        async |api,
+               Call {
+                   query: Trades(events),
+               }| timed::<S>(api, events.timed(Kind::Trade)).await,
     )
-    .get::<_, Page<Item>, _, _>(
+    .history::<_, Page<Item>, _, _>(
         "/v1/quotes",
         about(
             "quotes",
             "Best bids and asks of an instrument by event time",
         ),
-        async |api: Arc<Api<S>>, call: Call<Events>| events(&api, Kind::Quote, call).await,
+        async |api,
+               Call {
+                   query: Quotes(events),
+               }| timed::<S>(api, events.timed(Kind::Quote)).await,
     )
-    .get::<_, Page<Item>, _, _>(
+    .history::<_, Page<Item>, _, _>(
         "/v1/ticks",
         about(
             "ticks",
@@ -54,7 +64,7 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
 
 /// What `/v1/trades` and `/v1/quotes` take.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(super) struct Events {
+struct Events {
     /// The venue.
     venue: Venue,
     /// The symbol.
@@ -65,9 +75,8 @@ pub(super) struct Events {
     to: Option<At>,
     /// `next` of an earlier answer.
     cursor: Option<Mark>,
-    /// The most items.
-    #[serde(default)]
-    limit: PageLimit,
+    /// The most items. Without it, lines (NDJSON, CSV) come all, other forms by the thousand.
+    limit: Option<PageLimit>,
     /// Which come first.
     #[serde(default)]
     order: Order,
@@ -88,25 +97,123 @@ struct Ticks {
     cursor: Option<u64>,
     /// The stream; the one that this server serves where nothing is asked.
     stream: Option<String>,
-    /// The most items.
-    #[serde(default)]
-    limit: PageLimit,
+    /// The most items. Without it, lines (NDJSON, CSV) come all, other forms by the thousand.
+    limit: Option<PageLimit>,
 }
 
-async fn events<S: TickStore>(
-    api: &Api<S>,
-    kind: Kind,
-    Call { query }: Call<Events>,
-) -> Result<Answer, Problem> {
-    let range = Range {
-        series: Series::Events(kind, query.venue, query.symbol),
-        from: query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0),
-        to: query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0),
-        descending: query.order.is_descending(),
-        after: query.cursor.map(|mark| mark.place),
-        limit: query.limit.get(),
-    };
-    page(api, range, query.cursor).await
+/// What is asked for by time.
+struct Timed {
+    series: Series,
+    span: (Option<At>, Option<At>),
+    cursor: Option<Mark>,
+    limit: PageLimit,
+    order: Order,
+}
+
+impl Timed {
+    /// The rows that are asked for.
+    fn range(self) -> Result<Range, Problem> {
+        let (from, to) = self.span;
+        let range = Range {
+            series: self.series,
+            from: from.map_or(UnixNanos::new(i64::MIN), |at| at.0),
+            to: to.map_or(UnixNanos::new(i64::MAX), |at| at.0),
+            descending: self.order.is_descending(),
+            after: self.cursor.map(|mark| mark.place),
+            limit: self.limit.get(),
+        };
+        if range.from >= range.to {
+            return Err(Problem::parameter("from", "from must lie before to"));
+        }
+        Ok(range)
+    }
+
+    fn whole(self) -> Result<(Way, Option<Mark>), Problem> {
+        let cursor = self.cursor;
+        Ok((Way::Time(self.range()?), cursor))
+    }
+}
+
+impl Events {
+    fn timed(self, kind: Kind) -> Timed {
+        Timed {
+            series: Series::Events(kind, self.venue, self.symbol),
+            span: (self.from, self.to),
+            cursor: self.cursor,
+            limit: self.limit.unwrap_or_default(),
+            order: self.order,
+        }
+    }
+}
+
+/// What `/v1/trades` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Trades(Events);
+
+/// What `/v1/quotes` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Quotes(Events);
+
+impl Ranged for Trades {
+    fn has_limit(&self) -> bool {
+        self.0.limit.is_some()
+    }
+
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
+        self.0.timed(Kind::Trade).whole()
+    }
+}
+
+impl Ranged for Quotes {
+    fn has_limit(&self) -> bool {
+        self.0.limit.is_some()
+    }
+
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
+        self.0.timed(Kind::Quote).whole()
+    }
+}
+
+impl Ranged for Ticks {
+    fn has_limit(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    fn whole(self, stream: &str) -> Result<(Way, Option<Mark>), Problem> {
+        let (after, until) = self.span(stream)?;
+        let way = Way::Position {
+            series: recorded(&self.topic)?,
+            epoch: self.epoch,
+            after,
+            until: self.until.map(|_| until),
+        };
+        Ok((way, None))
+    }
+}
+
+impl Ticks {
+    /// Behind which position and up to which one.
+    fn span(&self, served: &str) -> Result<(StreamSeq, StreamSeq), Problem> {
+        let after = self.after.unwrap_or(0).max(self.cursor.unwrap_or(0));
+        let until = self.until.unwrap_or(u64::MAX >> 1);
+        if let Some(stream) = self.stream.as_deref().filter(|stream| *stream != served) {
+            let stream: String = stream.chars().take(64).collect();
+            let detail = format!("stream: there is no stream {stream:?}");
+            return Err(Problem::parameter("stream", detail));
+        }
+        if after > until {
+            let detail = "after must not lie behind until";
+            return Err(Problem::parameter("after", detail));
+        }
+        Ok((StreamSeq::new(after), StreamSeq::new(until)))
+    }
+}
+
+async fn timed<S: TickStore>(api: Arc<Api<S>>, asked: Timed) -> Result<Answer, Problem> {
+    let cursor = asked.cursor;
+    page(&api, asked.range()?, cursor).await
 }
 
 /// A page of what is stored.
@@ -119,11 +226,12 @@ pub(super) async fn page<S: TickStore>(
     mut range: Range,
     cursor: Option<Mark>,
 ) -> Result<Answer, Problem> {
-    if range.from >= range.to {
-        return Err(Problem::parameter("from", "from must lie before to"));
-    }
     let limit = range.limit;
     range.limit = limit + 1;
+    let kind = match range.series {
+        Series::Events(kind, ..) => kind,
+        Series::Bars(..) => Kind::Bar,
+    };
     let mut page = api.config.store.page(&api.config.stream, &range).await?;
     let last = cut(&mut page.rows, limit);
     let more = last.is_some();
@@ -140,41 +248,26 @@ pub(super) async fn page<S: TickStore>(
         } else {
             !more
         };
-    list(
-        &api.config.stream,
-        &page.rows,
-        next,
-        covered.filter(|_| newest),
-    )
+    let covered = covered.filter(|_| newest);
+    let answer = list(&api.config.stream, &page.rows, next, covered)?;
+    let settled = SystemClock.now().get().saturating_sub(SETTLING);
+    Ok(answer.of([kind]).closed(range.to.get() <= settled))
 }
 
 async fn ticks<S: TickStore>(
     api: Arc<Api<S>>,
     Call { query }: Call<Ticks>,
 ) -> Result<Answer, Problem> {
-    let after = query.after.unwrap_or(0).max(query.cursor.unwrap_or(0));
-    let until = query.until.unwrap_or(u64::MAX >> 1);
-    let stream = query.stream.unwrap_or_else(|| api.config.stream.clone());
-    if stream != api.config.stream {
-        let stream: String = stream.chars().take(64).collect();
-        let detail = format!("stream: there is no stream {stream:?}");
-        return Err(Problem::parameter("stream", detail));
-    }
-    if after > until {
-        return Err(Problem::parameter(
-            "after",
-            "after must not lie behind until",
-        ));
-    }
+    let span = query.span(&api.config.stream)?;
     let series = recorded(&query.topic)?;
-    let limit = query.limit.get();
-    let span = (StreamSeq::new(after), StreamSeq::new(until));
+    let limit = query.limit.unwrap_or_default().get();
     let store = &api.config.store;
     let mut rows = store
         .by_position(&series, query.epoch, span, limit + 1)
         .await?;
     let next = cut(&mut rows, limit).map(|row| row.seq.to_string());
-    list(&stream, &rows, next, None)
+    let answer = list(&api.config.stream, &rows, next, None)?;
+    Ok(answer.of([query.topic.kind()]))
 }
 
 /// Where the ticks of a topic are stored.
@@ -230,6 +323,7 @@ mod tests {
     use schemas::codec::{from_json, to_msgpack};
 
     use super::*;
+    use crate::server::answer::Form;
 
     const TRADE: &str =
         r#"{"k":"trade","v":"x","y":"A","tr":"7","i":"1","p":"1.50","z":"2","sd":"buy"}"#;
@@ -250,7 +344,13 @@ mod tests {
             floor: "9.000000ff".parse().unwrap(),
         };
         let answer = list("TICKS", &rows, Some("more".to_owned()), Some(progress)).unwrap();
-        let response = answer.into_response(Format::Json, &HeaderMap::new());
+        let media_type = Format::Json.media_type();
+        let form = Form {
+            format: Format::Json,
+            media_type,
+        };
+        let written = answer.write(Format::Json).unwrap();
+        let response = written.respond(form, &"/".parse().unwrap(), &HeaderMap::new());
         assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
         let body = axum::body::to_bytes(response.into_body(), 4_096)
             .await

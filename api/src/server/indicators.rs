@@ -183,11 +183,11 @@ async fn value<S: TickStore>(
             .filter_map(|(figure, output)| Some((output.name.to_owned(), (*figure)?)))
             .collect(),
     };
-    Ok(Answer::list(Page {
+    Answer::page(Page {
         items: points.into_iter().map(figures).collect(),
         next,
         pos: pos.into_iter().collect(),
-    }))
+    })
 }
 
 impl Asked {

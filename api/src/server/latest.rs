@@ -22,7 +22,7 @@ use super::resource::{About, Call, Resources};
 use crate::store::TickStore;
 
 /// How old an answer may be.
-const AGE: Duration = Duration::from_millis(150);
+const AGE: Duration = Duration::from_millis(100);
 /// The most topics of one request.
 const MAX_TOPICS: usize = 1_024;
 /// Answers that are kept.
@@ -98,5 +98,6 @@ async fn latest<S: TickStore>(
         .await
         .map_err(|error| Problem::from(&*error))?;
     let items = found.iter().map(|value| (value.seq, &*value.payload));
-    Answer::ticks(items, None, BTreeMap::new())
+    let answer = Answer::ticks(items, None, BTreeMap::new())?;
+    Ok(answer.of(query.topics.0.iter().map(Topic::kind)))
 }

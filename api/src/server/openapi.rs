@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema};
 use schemas::http::{JSON, PROBLEM_JSON, Problem};
 use serde_json::{Map, Value, json};
 
-use super::answer::{Format, tagged};
+use super::answer::{content, headers, tagged};
 use super::query::More;
 use super::resource::About;
 
@@ -56,13 +56,8 @@ impl Description {
         let parameters = parameters(&query);
         let answer = self.generator.subschema_for::<A>();
         let problem = self.generator.subschema_for::<Problem>();
-        let content = |format: &Format| {
-            let schema = match format {
-                Format::Json => json!({ "schema": answer }),
-            };
-            (format.media_type().to_owned(), schema)
-        };
-        let content: Map<String, Value> = about.formats.iter().map(content).collect();
+        let definition = A::json_schema(&mut self.generator);
+        let content = content(about.formats, answer.as_value(), definition.as_value());
         let refused = |description: &str| {
             json!({
                 "description": description,
@@ -75,9 +70,14 @@ impl Description {
             "summary": about.summary,
             "parameters": parameters,
             "responses": {
-                "200": { "description": "what was asked for", "content": content },
+                "200": {
+                    "description": "what was asked for",
+                    "headers": headers(about.formats),
+                    "content": content,
+                },
                 "304": { "description": "what the client has already" },
                 "400": refused("a parameter is wrong"),
+                "414": refused("the query is too long"),
                 "404": refused("there is no such thing"),
                 "406": refused("no form that is accepted is offered"),
                 "500": refused("a fault of the server"),

@@ -114,10 +114,7 @@ async fn days<S: TickStore>(
         order: query.order,
     };
     let (days, next) = eod::read(&api, &days).await?;
-    Ok(Answer::list(Page::new(
-        days.into_iter().map(summary).collect(),
-        next,
-    )))
+    Answer::list(days.into_iter().map(summary).collect(), next)
 }
 
 async fn latest<S: TickStore>(
@@ -149,7 +146,7 @@ async fn latest<S: TickStore>(
         }
     };
     let days = days.into_iter().flatten().map(current).collect();
-    Ok(Answer::list(Page::new(days, next)))
+    Answer::list(days, next)
 }
 
 async fn symbols<S: TickStore>(

@@ -40,6 +40,8 @@ pub(super) struct Wrong {
     pub(super) parameter: String,
     /// What is wrong with it.
     pub(super) detail: String,
+    /// Whether it is the length of the query as a whole.
+    is_too_long: bool,
 }
 
 impl Wrong {
@@ -48,12 +50,21 @@ impl Wrong {
         Self {
             parameter: parameter.into(),
             detail: detail.into(),
+            is_too_long: false,
         }
     }
 }
 
 impl From<Wrong> for Problem {
-    fn from(Wrong { parameter, detail }: Wrong) -> Self {
+    fn from(wrong: Wrong) -> Self {
+        let Wrong {
+            parameter,
+            detail,
+            is_too_long,
+        } = wrong;
+        if is_too_long {
+            return Self::too_long(detail);
+        }
         Self::parameter(&parameter, detail)
     }
 }
@@ -115,7 +126,10 @@ fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Wrong> {
     let query = uri.query().unwrap_or_default();
     if query.len() > MAX_BYTES {
         let detail = format!("the query is longer than {MAX_BYTES} bytes");
-        return Err(Wrong::new("", detail));
+        return Err(Wrong {
+            is_too_long: true,
+            ..Wrong::new("", detail)
+        });
     }
     let mut pairs = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -126,6 +140,24 @@ fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Wrong> {
         pairs.push((name, value));
     }
     Ok(pairs)
+}
+
+/// The query of an address in the one spelling that equal queries have in common.
+pub(super) fn canonical(uri: &Uri) -> String {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let mut pairs: Vec<String> = pairs
+        .filter_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            let (name, value) = (decoded(name)?, decoded(value)?);
+            let spelled = |text: &str| {
+                percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+                    .to_string()
+            };
+            (!value.is_empty()).then(|| format!("{}={}", spelled(&name), spelled(&value)))
+        })
+        .collect();
+    pairs.sort_unstable();
+    pairs.join("&")
 }
 
 /// A part of a query as text, with `+` for a space.
@@ -310,6 +342,15 @@ mod tests {
         let some = asked("venue=sim&symbol=&limit=").unwrap();
         assert_eq!((some.symbol, some.limit.get(), some.after), (None, 5, None));
         assert!(!some.order.is_descending());
+    }
+
+    #[test]
+    fn equal_queries_have_one_spelling() {
+        let one = canonical(&"/x?b=1%2c2&a=&&c+d=%41".parse().unwrap());
+        let other = canonical(&"/y?c%20d=A&b=1,2".parse().unwrap());
+        assert_eq!(one, other);
+        assert_ne!(one, canonical(&"/x?b=1%2c2&c=d%26A".parse().unwrap()));
+        assert_eq!(canonical(&"/x".parse().unwrap()), "");
     }
 
     #[test]

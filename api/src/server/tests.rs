@@ -1,158 +1,21 @@
 //! Requests over real connections to a real database; only the broker is missing.
 
-use schemas::codec;
-use schemas::id::Kind;
-use schemas::position::{Cursor, Epoch, StreamSeq};
+mod bad_input;
+mod connections;
+mod exports;
+mod forms;
+mod lists;
+mod repeats;
+mod world;
+
+use axum::http::HeaderValue;
+use schemas::position::{Cursor, StreamSeq};
 use schemas::time::UnixNanos;
-use serde_json::Value;
-use serde_json::json;
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::store::content;
-use crate::store::sqlite::Sqlite;
-use crate::store::{Content, Row, StoreError};
-
-mod lists;
-
-struct World {
-    store: Sqlite,
-    address: SocketAddr,
-    _dir: TempDir,
-    _tasks: JoinSet<()>,
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-
-    /// What a client reads of a refusal: it is problem+json, and its status is the answer's.
-    fn problem(&self) -> Value {
-        assert!(
-            self.head.contains("application/problem+json"),
-            "{}",
-            self.head
-        );
-        let problem = self.json();
-        assert_eq!(problem["status"], self.status);
-        problem
-    }
-}
-
-impl World {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&dir.path().join("history.db"), None)
-            .await
-            .unwrap();
-        let client = async_nats::ConnectOptions::new()
-            .retry_on_initial_connect()
-            .connect("127.0.0.1:1")
-            .await
-            .unwrap();
-        let config = Config {
-            stream: "T".to_owned(),
-            store: store.clone(),
-            calendars: Arc::default(),
-            ws: "ws://127.0.0.1:8081".to_owned(),
-        };
-        let api = Arc::new(Api {
-            bars: config.bars(),
-            config,
-            directory: Directory::new(),
-            latest: Latest::new(client, "T".to_owned()),
-            metrics: Metrics::new(&mut Registry::default()),
-            nonce: 1,
-            count: std::sync::atomic::AtomicU64::new(0),
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { axum::serve(listener, router(api)).await.unwrap() });
-        Self {
-            store,
-            address,
-            _dir: dir,
-            _tasks: tasks,
-        }
-    }
-
-    async fn ask(&self, method: &str, path: &str, host: &str) -> Answer {
-        let mut socket = TcpStream::connect(self.address).await.unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let reading = socket.read_to_string(&mut answer);
-        timeout(DEADLINE * 2, reading).await.unwrap().unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer {
-            status,
-            head: head.to_owned(),
-            body: body.to_owned(),
-        }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.ask("GET", path, "127.0.0.1").await
-    }
-
-    /// Records trades of `x` `A`: (event time, sequence).
-    async fn trades(&self, trades: &[(i64, u64)]) {
-        let rows: Vec<Row> = trades.iter().map(|(at, seq)| trade(*at, *seq)).collect();
-        self.store.record(epoch(), &rows).await.unwrap();
-    }
-
-    async fn recorded_up_to(&self, seq: u64) {
-        let (seq, at) = (StreamSeq::new(seq), UnixNanos::new(1_000));
-        self.store.advance("T", epoch(), seq, at).await.unwrap();
-    }
-}
-
-/// The sequences on a page.
-fn seqs(page: &Value) -> Vec<u64> {
-    let items = page["items"].as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item["s"].as_u64().unwrap())
-        .collect()
-}
-
-fn epoch() -> Epoch {
-    Epoch::new(UnixNanos::new(5), 0)
-}
-
-fn trade(at: i64, seq: u64) -> Row {
-    let tick = serde_json::from_value(json!({
-        "k": "trade", "v": "x", "y": "A", "te": at.to_string(), "tr": at.to_string(),
-        "i": seq.to_string(), "p": "1.5", "z": "2", "sd": "buy",
-    }));
-    let tick = tick.unwrap();
-    let content = content(&tick);
-    assert!(matches!(
-        content,
-        Content::Event {
-            kind: Kind::Trade,
-            ..
-        }
-    ));
-    Row {
-        seq: StreamSeq::new(seq),
-        content,
-        payload: codec::to_msgpack(&tick).unwrap().into(),
-    }
-}
+use crate::store::StoreError;
+use world::{World, epoch, seqs};
 
 #[tokio::test]
 async fn live_goes_on_from_what_the_first_page_covered() {

@@ -67,6 +67,7 @@ impl IntoResponse for Refusal {
             status: self.status.as_u16(),
             detail: self.detail,
             parameter: self.parameter,
+            request: None,
         };
         let mut response = (self.status, Json(body)).into_response();
         let kind = HeaderValue::from_static(PROBLEM_JSON);

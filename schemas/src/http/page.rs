@@ -101,26 +101,14 @@ impl PageWriter {
     /// [`ItemError`] if JSON cannot carry the payload; the page is then as it was.
     pub fn push(&mut self, s: StreamSeq, tick: &[u8]) -> Result<(), ItemError> {
         let length = self.body.len();
-        let pushed = self.try_push(s, tick);
+        if length > Self::START.len() {
+            self.body.push(b',');
+        }
+        let pushed = write_item(&mut self.body, s, tick);
         if pushed.is_err() {
             self.body.truncate(length);
         }
         pushed
-    }
-
-    fn try_push(&mut self, s: StreamSeq, tick: &[u8]) -> Result<(), ItemError> {
-        if self.body.len() > Self::START.len() {
-            self.body.push(b',');
-        }
-        // Writing into a Vec cannot fail.
-        let _infallible = write!(self.body, "{{\"s\":{s}");
-        let start = self.body.len();
-        transcode(tick, &mut self.body)?;
-        match self.body.get_mut(start..) {
-            Some([brace @ b'{', first, ..]) if *first != b'}' => *brace = b',',
-            _ => return Err(ItemError::NotTick),
-        }
-        Ok(())
     }
 
     /// Ends the page; its fields are those of [`Page`].
@@ -145,9 +133,30 @@ impl PageWriter {
     }
 }
 
+/// Appends an item as a JSON object; nothing if JSON cannot carry it.
+pub(super) fn write_item(json: &mut Vec<u8>, s: StreamSeq, tick: &[u8]) -> Result<(), ItemError> {
+    let length = json.len();
+    // Writing into a Vec cannot fail.
+    let _infallible = write!(json, "{{\"s\":{s}");
+    let start = json.len();
+    let written = transcode(tick, json).map_err(ItemError::from);
+    let written = written.and_then(|()| match json.get_mut(start..) {
+        Some([brace @ b'{', first, ..]) if *first != b'}' => {
+            *brace = b',';
+            Ok(())
+        }
+        _ => Err(ItemError::NotTick),
+    });
+    if written.is_err() {
+        json.truncate(length);
+    }
+    written
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::PackWriter;
 
     #[test]
     fn a_payload_that_is_no_tick_leaves_no_trace() {
@@ -174,6 +183,37 @@ mod tests {
             String::from_utf8(body).unwrap(),
             r#"{"items":[{"s":9,"i":7},{"s":11,"i":7}]}"#
         );
+    }
+
+    #[test]
+    fn messagepack_says_what_json_says() {
+        let tick = crate::codec::from_json(
+            br#"{"k":"trade","v":"x","y":"A","tr":"7","i":"1","p":"1.50","z":"2","sd":"buy"}"#,
+        );
+        let payload = crate::codec::to_msgpack(&tick.unwrap()).unwrap();
+        let mut writer = PackWriter::new();
+        for s in [3, 70_000] {
+            writer.push(StreamSeq::new(s), &payload).unwrap();
+            assert!(writer.push(StreamSeq::new(s), &[0x80]).is_err());
+            assert!(writer.push(StreamSeq::new(s), &payload[1..]).is_err());
+        }
+        let position = Position {
+            e: "5-0".parse().unwrap(),
+            c: "9.000000ff".parse().unwrap(),
+        };
+        let pos = BTreeMap::from([("T".to_owned(), position)]);
+        let body = writer.clone().finish(Some("more"), &pos).unwrap();
+        let page: serde_json::Value = rmp_serde::from_slice(&body).unwrap();
+        let item = |s| {
+            serde_json::json!({ "s": s, "k": "trade", "v": "x", "y": "A", "tr": 7,
+            "i": "1", "p": "1.50", "z": "2", "sd": "buy" })
+        };
+        let expected =
+            serde_json::json!({ "items": [item(3), item(70_000)], "next": "more", "pos": pos });
+        assert_eq!(page, expected);
+        let body = PackWriter::new().finish(None, &BTreeMap::new()).unwrap();
+        let page: serde_json::Value = rmp_serde::from_slice(&body).unwrap();
+        assert_eq!(page, serde_json::json!({ "items": [] }));
     }
 
     #[test]

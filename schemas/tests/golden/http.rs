@@ -46,6 +46,7 @@ fn problem(status: u16, title: &str, detail: &str, parameter: Option<&str>) -> P
         status,
         detail: detail.to_owned(),
         parameter: parameter.map(str::to_owned),
+        request: None,
     }
 }
 

@@ -1,9 +1,14 @@
 //! Lists that are more than a page of what is stored: made bars, days, gaps, searches, dead letters.
 
+use schemas::codec;
 use schemas::id::Interval;
+use schemas::position::StreamSeq;
 use schemas::tick::Tick;
+use schemas::time::UnixNanos;
+use serde_json::{Value, json};
 
-use super::*;
+use super::world::{World, epoch};
+use crate::store::{Content, Row, TickStore as _, content};
 
 /// A row of any tick; its place is its own.
 fn row(seq: u64, tick: Value) -> Row {
@@ -37,7 +42,7 @@ async fn pages(world: &World, path: &str, field: &str) -> Vec<Vec<String>> {
     let (mut pages, mut cursor) = (Vec::new(), String::new());
     loop {
         let answer = world.get(&format!("{path}{cursor}")).await;
-        assert_eq!(answer.status, 200, "{path}{cursor}: {}", answer.body);
+        assert_eq!(answer.status, 200, "{path}{cursor}: {}", answer.text());
         let page = answer.json();
         let items = page["items"].as_array().unwrap().iter();
         let text = |item: &Value| {
