@@ -47,5 +47,5 @@ setup: ## Check what a build needs, and install a pinned nats-server under .tool
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no $(PYTHON): install it with pip, on Debian with \`apt-get install python3 python3-pip\`" >&2; exit 1; }
 	@$(PYTHON) deploy/setup.py
 
-clients: setup ## Install the pinned WebSocket clients of others that the tests talk to, under .tools
+clients: setup ## Install the pinned clients of others that the tests let talk to Tickwire, under .tools
 	@$(PYTHON) tests/interop/setup.py

@@ -2,6 +2,7 @@
 
 mod answer;
 mod around;
+mod asyncapi;
 mod bars;
 mod cache;
 mod console;
@@ -10,6 +11,7 @@ mod directory;
 mod eod;
 mod gaps;
 mod history;
+mod indicators;
 mod latest;
 mod listen;
 mod metrics;
@@ -31,6 +33,7 @@ use anyhow::Result;
 use axum::http::HeaderMap;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::{Json, Router};
 use schemars::JsonSchema;
 use schemas::http::Settings;
@@ -189,12 +192,15 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .with(bars::resources)
         .with(eod::resources)
         .with(gaps::resources)
+        .with(indicators::resources)
         .with(psx::resources)
         .with(registry::resources)
         .with(latest::resources)
         .with(dead_letters::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
+        .route("/v1/indicators/{name}", get(indicators::unknown))
+        .route("/asyncapi.json", get(asyncapi::describe::<S>))
         .fallback(console::asset::<S>)
         .method_not_allowed_fallback(async || Problem::method())
         .layer(CatchPanicLayer::custom(|_| {

@@ -6,7 +6,9 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Value, json};
 
-use crate::http::{Item, Page, Problem, Settings};
+use crate::http::{
+    Candle, Day, DeadLetter, Figures, Hole, Item, Listing, Page, Problem, Settings, Summary,
+};
 use crate::tick::Tick;
 use crate::ws::{From, Limits, ServerMessage, StreamInfo};
 
@@ -17,9 +19,16 @@ pub fn describe() -> Value {
     let server = ServerMessage::<Tick>::json_schema(&mut generator);
     let client = operations(&mut generator);
     let http = json!({
+        "candle": Candle::json_schema(&mut generator),
+        "day": Day::json_schema(&mut generator),
+        "dead_letter": DeadLetter::json_schema(&mut generator),
+        "figures": Figures::json_schema(&mut generator),
+        "hole": Hole::json_schema(&mut generator),
+        "listing": Listing::json_schema(&mut generator),
         "page": Page::<Item>::json_schema(&mut generator),
         "problem": Problem::json_schema(&mut generator),
         "settings": Settings::json_schema(&mut generator),
+        "summary": Summary::json_schema(&mut generator),
     });
     let limits = Limits::json_schema(&mut generator);
     let stream = StreamInfo::json_schema(&mut generator);

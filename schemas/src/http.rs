@@ -3,6 +3,7 @@
 mod candle;
 mod day;
 mod dead_letter;
+mod figures;
 mod hole;
 mod lines;
 mod listing;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use candle::Candle;
 pub use day::{Day, Summary};
 pub use dead_letter::DeadLetter;
+pub use figures::Figures;
 pub use hole::{Hole, Lost};
 pub use lines::{Table, write_cell, write_header, write_line};
 pub use listing::Listing;

@@ -1,14 +1,18 @@
-//! The description of the HTTP API: the page over it in a real browser, and whether the API is as described.
+//! The descriptions of the HTTP API and the WebSocket: the page over the one in a real browser, and
+//! whether both are as described.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::chromium::{Page, installed};
 use crate::interop::client;
@@ -105,7 +109,7 @@ async fn the_api_is_as_described() -> Result<()> {
     let counts = dir.path().join("counts.json");
     std::fs::write(dir.path().join("values.json"), values.to_string())?;
     let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
-    let examples = if is_soak() { "1000" } else { "40" };
+    let examples = if is_soak() { "1000" } else { "25" };
     let mut command = Command::new(python);
     command
         .args(["-m", "schemathesis.cli", "run"])
@@ -134,7 +138,7 @@ async fn the_api_is_as_described() -> Result<()> {
     };
     let output = timeout(patience, command.output()).await??;
     let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{said}\n{}", world.said()?);
+    ensure!(output.status.success(), "{said}");
     let counts: BTreeMap<String, BTreeMap<String, u64>> =
         serde_json::from_slice(&std::fs::read(&counts)?)?;
     say(&format!("answers of each status: {}", json!(counts)));
@@ -142,6 +146,65 @@ async fn the_api_is_as_described() -> Result<()> {
     for path in description["paths"].as_object().context("paths")?.keys() {
         let good = counts.get(path).and_then(|of| of.get("200"));
         ensure!(good.is_some(), "{path} never answered with 200: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_is_as_described() -> Result<()> {
+    let Some(python) = client(SCHEMATHESIS) else {
+        return Ok(());
+    };
+    let world = World::start(FEEDS).await?;
+    let dir = TempDir::new()?;
+    let (_, document) = world.get("/asyncapi.json").await?;
+    std::fs::write(dir.path().join("document"), document.to_string())?;
+    let topics = ["trade.sim.*", "quote.sim.AAA", "nonsense"];
+    let ops = [
+        json!([{ "op": "ping" }, { "op": "list", "id": 1 }]),
+        json!([{ "op": "subscribe", "id": 2, "topics": topics, "snapshot": true, "conflate": 500 }]),
+        json!([{ "op": "unsubscribe", "id": 3, "topics": ["trade.sim.*"] }]),
+    ];
+    let (mut socket, _) = connect_async(format!("{}/v1/stream", world.ws())).await?;
+    let mut frames = Vec::new();
+    let mut seen = BTreeSet::new();
+    let wanted = ["ack", "d", "hb", "pong", "skip", "snap", "welcome"];
+    for op in &ops[..2] {
+        socket.send(Message::text(op.to_string())).await?;
+    }
+    while !wanted.iter().all(|kind| seen.contains(*kind)) {
+        let frame = timeout(PATIENCE, socket.next())
+            .await?
+            .context("a frame")??;
+        let Message::Text(text) = frame else { continue };
+        let messages: Value = serde_json::from_str(&text)?;
+        let messages = messages.as_array().context("an array")?.iter();
+        seen.extend(messages.filter_map(|one| one["t"].as_str().map(str::to_owned)));
+        frames.push(text.to_string());
+    }
+    // What a server does not say, and a client must not ask.
+    let wrong = [
+        r#"[{"t":"d","c":"trade.sim.AAA"}]"#,
+        r#"[{"op":"subscribe"}]"#,
+    ];
+    let ops: Vec<String> = ops.iter().map(Value::to_string).collect();
+    for (name, frames, good) in [
+        ("server", &*frames, true),
+        ("client", &*ops, true),
+        ("server", &[wrong[0].to_owned()], false),
+        ("client", &[wrong[1].to_owned()], false),
+    ] {
+        std::fs::write(dir.path().join("frames"), frames.join("\n"))?;
+        let output = Command::new(&python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/asyncapi.py"))
+            .args(["document", name, "frames"])
+            .current_dir(dir.path())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(PATIENCE, output).await??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() == good, "{name}: {said}");
+        ensure!(good || said.contains("is not valid"), "{name}: {said}");
     }
     Ok(())
 }
@@ -158,6 +221,8 @@ async fn known(world: &World) -> Result<Option<Value>> {
     let (Some(_), Some(cursor)) = (bars["next"].as_str(), trades["next"].as_str()) else {
         return Ok(None);
     };
+    let (_, days) = world.get("/v1/eod?venue=sim&symbol=AAA").await?;
+    let date = &days["items"][0]["date"];
     let epoch = newest["pos"]["TICKS"]["e"].as_str().context("an epoch")?;
     Ok(Some(json!({
         "venue": ["sim"],
@@ -165,9 +230,18 @@ async fn known(world: &World) -> Result<Option<Value>> {
         "topics": ["quote.sim.AAA", "trade.sim.AAA,trade.sim.AAB,stat.sim.AAA"],
         "topic": ["trade.sim.AAA", "quote.sim.AAB", "bar.sim.AAA.1s"],
         "epoch": [epoch],
+        "type": ["equity"],
+        "q": ["aa", "usd"],
+        "date": [date],
+        "/v1/eod cursor": [date],
+        "/api/eod cursor": [date],
+        "/api/latest cursor": ["AAA"],
+        "/v1/instruments cursor": ["1"],
+        "/v1/dead-letters cursor": ["0_0-0_0"],
         "stream": ["TICKS"],
-        "interval": ["1s", "1m"],
+        "interval": ["1s", "4m", "1d"],
         "cursor": [cursor],
+        "zone": ["UTC", "Asia/Karachi"],
         "/v1/ticks cursor": ["5"],
     })))
 }

@@ -201,7 +201,16 @@ impl JsonSchema for Resolution {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^0*[1-9][0-9]{0,4}[smhdwMy]$" })
+        let lengths = [
+            "[1-9][0-9]{0,3}s",
+            "([1-9][0-9]{0,2}|1[0-3][0-9]{2}|14[0-3][0-9])m",
+            "([1-9]|1[0-9]|2[0-3])h",
+            "([1-9][0-9]?|[12][0-9]{2}|3[0-5][0-9]|36[0-5])d",
+            "([1-9]|[1-4][0-9]|5[0-2])w",
+            "([1-9][0-9]?|1[01][0-9]|120)M",
+            "([1-9]|10)y",
+        ];
+        json_schema!({ "type": "string", "pattern": format!("^({})$", lengths.join("|")) })
     }
 }
 

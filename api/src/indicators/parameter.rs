@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::registry::{Description, IndicatorError, join, start_of};
 
 /// One figure per bar.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Output {
     /// Unique in the indicator.
     pub name: &'static str,
@@ -17,7 +18,7 @@ pub struct Output {
 }
 
 /// A number or a word that an indicator may be given.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Parameter {
     /// Name in requests.
     pub name: &'static str,
@@ -27,7 +28,7 @@ pub struct Parameter {
 }
 
 /// What a parameter may be.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Limits {
     /// A whole number.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::parameter::{Arguments, Output, Parameter};
@@ -9,7 +10,7 @@ use super::{Indicator, Study};
 use super::{momentum, moving, parabolic, place, trend, volatility, volume};
 
 /// What an indicator is called, takes and gives.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Description {
     /// Name in requests, lower case.
     pub name: &'static str,

@@ -69,22 +69,27 @@ impl Ticks {
 
 impl Answer {
     /// A list of ticks as they are stored; one that cannot be written is left out, and logged.
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    #[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
     pub(super) fn ticks<'a>(
         items: impl Iterator<Item = (StreamSeq, &'a [u8])>,
         next: Option<String>,
         pos: BTreeMap<String, Position>,
-    ) -> Self {
+    ) -> Result<Self, Problem> {
         let mut ticks = Ticks::default();
         for (seq, payload) in items {
             ticks.bytes.extend_from_slice(payload);
             ticks.ends.push((seq, ticks.bytes.len()));
         }
-        Self {
+        Ok(Self {
             items: Items::Ticks(ticks, Vec::new()),
             next,
             pos,
             is_closed: false,
-        }
+        })
     }
 
     /// The same, with a column of a table for every key of these kinds; otherwise only for those that
@@ -99,7 +104,11 @@ impl Answer {
     }
 
     /// A list of anything; a table has a column for each of its fields.
-    pub(super) fn list<T>(items: Vec<T>, next: Option<String>) -> Self
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    pub(super) fn list<T>(items: Vec<T>, next: Option<String>) -> Result<Self, Problem>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
     {
@@ -107,18 +116,22 @@ impl Answer {
         Self::page(Page { items, next, pos })
     }
 
-    /// The same, and where live continues it.
-    pub(super) fn page<T>(mut page: Page<T>) -> Self
+    /// A list of anything that live may continue.
+    ///
+    /// # Errors
+    ///
+    /// A fault of ours.
+    #[expect(clippy::unnecessary_wraps, reason = "handlers end with it")]
+    pub(super) fn page<T>(page: Page<T>) -> Result<Self, Problem>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
     {
-        let (next, pos) = (page.next.take(), std::mem::take(&mut page.pos));
-        Self {
+        Ok(Self {
             items: Items::List(Box::new(page.items)),
-            next,
-            pos,
+            next: page.next,
+            pos: page.pos,
             is_closed: false,
-        }
+        })
     }
 
     /// The same, and whether it only changes any more by what comes late.

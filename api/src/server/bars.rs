@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use schemas::http::{Candle, Item, Page, Position};
 use schemas::id::{Interval, Symbol, Venue};
 use schemas::time::UnixNanos;
+use serde::de::Error as _;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Deserializer};
 
 use super::Api;
@@ -65,26 +68,33 @@ struct Bars {
     order: Order,
 }
 
+/// Where the next page of what is made begins: behind the bar that begins here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Behind(pub(super) UnixNanos);
+
 /// Where the next page begins.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     Stored(Mark),
-    /// Behind the bar that begins here.
-    Made(UnixNanos),
+    Made(Behind),
 }
 
-impl<'de> Deserialize<'de> for Next {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        if let Some(start) = text.strip_prefix('b').and_then(|start| start.parse().ok()) {
-            return Ok(Self::Made(UnixNanos::new(start)));
-        }
-        let text = serde::de::value::StrDeserializer::new(&text);
-        Mark::deserialize(text).map(Self::Stored)
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
     }
 }
 
-impl JsonSchema for Next {
+impl<'de> Deserialize<'de> for Behind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let start = text.strip_prefix('b').and_then(|start| start.parse().ok());
+        let start = start.map(|start| Self(UnixNanos::new(start)));
+        start.ok_or_else(|| D::Error::custom("must be `next` of an earlier answer"))
+    }
+}
+
+impl JsonSchema for Behind {
     fn schema_name() -> Cow<'static, str> {
         "BarCursor".into()
     }
@@ -93,9 +103,34 @@ impl JsonSchema for Next {
         true
     }
 
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^b(0|-?[1-9][0-9]{0,17}|-?[1-8][0-9]{18})$" })
+    }
+}
+
+impl<'de> Deserialize<'de> for Next {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let value = StrDeserializer::new(&text);
+        if text.starts_with('b') {
+            return Behind::deserialize(value).map(Self::Made);
+        }
+        Mark::deserialize(value).map(Self::Stored)
+    }
+}
+
+impl JsonSchema for Next {
+    fn schema_name() -> Cow<'static, str> {
+        "Next".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let stored = Mark::json_schema(generator);
-        json_schema!({ "anyOf": [stored, { "type": "string", "pattern": "^b(0|[1-9][0-9]{0,17})$" }] })
+        let (stored, made) = (Mark::json_schema(generator), Behind::json_schema(generator));
+        json_schema!({ "anyOf": [stored, made] })
     }
 }
 
@@ -112,7 +147,9 @@ async fn bars<S: TickStore>(
     let mark = match query.cursor {
         None => None,
         Some(Next::Stored(mark)) => Some(mark),
-        Some(Next::Made(behind)) => return made(&api, &query, resolution, Some(behind)).await,
+        Some(Next::Made(Behind(start))) => {
+            return made(&api, &query, resolution, Some(start)).await;
+        }
     };
     let Some(interval) = resolution.interval() else {
         return made(&api, &query, resolution, None).await;
@@ -173,7 +210,7 @@ async fn made<S: TickStore>(
         found.bars.reverse();
     }
     let last = found.bars.last().filter(|_| found.more);
-    let next = last.map(|bar| format!("b{}", bar.start));
+    let next = last.map(|bar| Behind(bar.start).to_string());
     let open = to == UnixNanos::new(i64::MAX);
     let newest = open
         && if descending {
@@ -186,11 +223,11 @@ async fn made<S: TickStore>(
         .progress
         .filter(|_| newest && behind.is_none())
         .map(position);
-    Ok(Answer::page(Page {
+    Answer::page(Page {
         items: found.bars,
         next,
         pos: pos.into_iter().collect::<BTreeMap<_, _>>(),
-    }))
+    })
 }
 
 impl From<ReadError> for Problem {

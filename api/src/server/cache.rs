@@ -22,7 +22,7 @@ const BESIDES: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// The path.
-    pub(super) path: &'static str,
+    pub(super) path: Arc<str>,
     /// The query, its parameters in order.
     pub(super) query: String,
     /// The form.

@@ -61,7 +61,7 @@ async fn dead_letters<S: TickStore>(
         let covered = None;
         Mark { place, covered }.write()
     });
-    Ok(Answer::list(letters.into_iter().map(shown).collect(), next))
+    Answer::list(letters.into_iter().map(shown).collect(), next)
 }
 
 fn shown(letter: DeadLetter) -> http::DeadLetter {

@@ -88,7 +88,7 @@ async fn eod<S: TickStore>(api: Arc<Api<S>>, Call { query }: Call<Eod>) -> Resul
         order: query.order,
     };
     let (days, next) = read(&api, &days).await?;
-    Ok(Answer::list(days, next))
+    Answer::list(days, next)
 }
 
 /// Reads days, and where the next page begins.

@@ -108,10 +108,7 @@ async fn gaps<S: TickStore>(
         let covered = None;
         Mark { place, covered }.write()
     });
-    Ok(Answer::list(
-        holes.into_iter().map(|(_, hole)| hole).collect(),
-        next,
-    ))
+    Answer::list(holes.into_iter().map(|(_, hole)| hole).collect(), next)
 }
 
 async fn feeds<S: TickStore>(

@@ -128,9 +128,9 @@ impl Timed {
         Ok(range)
     }
 
-    fn whole(self) -> Result<(Way, Option<Progress>), Problem> {
-        let covered = self.cursor.and_then(|mark| mark.covered);
-        Ok((Way::Time(self.range()?), covered))
+    fn whole(self) -> Result<(Way, Option<Mark>), Problem> {
+        let cursor = self.cursor;
+        Ok((Way::Time(self.range()?), cursor))
     }
 }
 
@@ -161,7 +161,7 @@ impl Ranged for Trades {
         self.0.limit.is_some()
     }
 
-    fn whole(self, _: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
         self.0.timed(Kind::Trade).whole()
     }
 }
@@ -171,7 +171,7 @@ impl Ranged for Quotes {
         self.0.limit.is_some()
     }
 
-    fn whole(self, _: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
         self.0.timed(Kind::Quote).whole()
     }
 }
@@ -181,7 +181,7 @@ impl Ranged for Ticks {
         self.limit.is_some()
     }
 
-    fn whole(self, stream: &str) -> Result<(Way, Option<Progress>), Problem> {
+    fn whole(self, stream: &str) -> Result<(Way, Option<Mark>), Problem> {
         let (after, until) = self.span(stream)?;
         let way = Way::Position {
             series: recorded(&self.topic)?,
@@ -249,7 +249,7 @@ pub(super) async fn page<S: TickStore>(
             !more
         };
     let covered = covered.filter(|_| newest);
-    let answer = list(&api.config.stream, &page.rows, next, covered);
+    let answer = list(&api.config.stream, &page.rows, next, covered)?;
     let settled = SystemClock.now().get().saturating_sub(SETTLING);
     Ok(answer.of([kind]).closed(range.to.get() <= settled))
 }
@@ -266,7 +266,7 @@ async fn ticks<S: TickStore>(
         .by_position(&series, query.epoch, span, limit + 1)
         .await?;
     let next = cut(&mut rows, limit).map(|row| row.seq.to_string());
-    let answer = list(&api.config.stream, &rows, next, None);
+    let answer = list(&api.config.stream, &rows, next, None)?;
     Ok(answer.of([query.topic.kind()]))
 }
 
@@ -304,7 +304,12 @@ pub(super) fn cut(rows: &mut Vec<Found>, limit: u32) -> Option<&Found> {
     rows.last().filter(|_| more)
 }
 
-fn list(stream: &str, rows: &[Found], next: Option<String>, progress: Option<Progress>) -> Answer {
+fn list(
+    stream: &str,
+    rows: &[Found],
+    next: Option<String>,
+    progress: Option<Progress>,
+) -> Result<Answer, Problem> {
     let items = rows.iter().map(|row| (row.seq, &*row.payload));
     let position = |Progress { epoch: e, floor: c }| (stream.to_owned(), Position { e, c });
     let pos: BTreeMap<_, _> = progress.map(position).into_iter().collect();
@@ -338,7 +343,7 @@ mod tests {
             epoch: Epoch::new(UnixNanos::new(5), 0),
             floor: "9.000000ff".parse().unwrap(),
         };
-        let answer = list("TICKS", &rows, Some("more".to_owned()), Some(progress));
+        let answer = list("TICKS", &rows, Some("more".to_owned()), Some(progress)).unwrap();
         let media_type = Format::Json.media_type();
         let form = Form {
             format: Format::Json,

@@ -98,6 +98,6 @@ async fn latest<S: TickStore>(
         .await
         .map_err(|error| Problem::from(&*error))?;
     let items = found.iter().map(|value| (value.seq, &*value.payload));
-    let answer = Answer::ticks(items, None, BTreeMap::new());
+    let answer = Answer::ticks(items, None, BTreeMap::new())?;
     Ok(answer.of(query.topics.0.iter().map(Topic::kind)))
 }

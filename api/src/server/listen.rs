@@ -169,6 +169,7 @@ async fn attend(hall: &Hall, routes: Routes, stream: TcpStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(hall.args.head())
         .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         .serve_connection(TokioIo::new(socket), routes);
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -8,6 +8,7 @@ use schemas::http::{JSON, PROBLEM_JSON, Problem};
 use serde_json::{Map, Value, json};
 
 use super::answer::{content, headers, tagged};
+use super::query::More;
 use super::resource::About;
 
 /// A description that grows by a resource at a time.
@@ -34,7 +35,25 @@ impl Description {
 
     /// Describes a resource that takes a `Q` and answers with an `A`.
     pub(super) fn add<Q: JsonSchema, A: JsonSchema>(&mut self, path: &str, about: &About) {
-        let parameters = parameters(&Q::json_schema(&mut self.generator));
+        self.add_with::<Q, A>(path, about, &[]);
+    }
+
+    /// Describes a resource that takes a `Q` and more, and answers with an `A`.
+    pub(super) fn add_with<Q: JsonSchema, A: JsonSchema>(
+        &mut self,
+        path: &str,
+        about: &About,
+        more: &[More],
+    ) {
+        let mut query = Q::json_schema(&mut self.generator);
+        for More { name, schema } in more {
+            let fields = query.ensure_object().entry("properties");
+            let fields = fields.or_insert_with(|| json!({}));
+            if let Some(fields) = fields.as_object_mut() {
+                fields.insert((*name).to_owned(), schema.clone());
+            }
+        }
+        let parameters = parameters(&query);
         let answer = self.generator.subschema_for::<A>();
         let problem = self.generator.subschema_for::<Problem>();
         let definition = A::json_schema(&mut self.generator);
@@ -146,7 +165,7 @@ fn not_null(mut schema: Value) -> Value {
 
 /// The contract refers to kinds and definitions where its own description has them; here they are
 /// among the components.
-fn refer(value: &mut Value) {
+pub(super) fn refer(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             if let Some(Value::String(target)) = fields.get_mut("$ref") {

@@ -114,7 +114,7 @@ async fn days<S: TickStore>(
         order: query.order,
     };
     let (days, next) = eod::read(&api, &days).await?;
-    Ok(Answer::list(days.into_iter().map(summary).collect(), next))
+    Answer::list(days.into_iter().map(summary).collect(), next)
 }
 
 async fn latest<S: TickStore>(
@@ -145,10 +145,8 @@ async fn latest<S: TickStore>(
             None => summary,
         }
     };
-    Ok(Answer::list(
-        days.into_iter().flatten().map(current).collect(),
-        next,
-    ))
+    let days = days.into_iter().flatten().map(current).collect();
+    Answer::list(days, next)
 }
 
 async fn symbols<S: TickStore>(

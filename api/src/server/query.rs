@@ -6,6 +6,7 @@
 
 mod parameters;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::http::Uri;
@@ -22,6 +23,15 @@ const MAX_BYTES: usize = 32_768;
 
 /// What people call the parameter in which other servers take a key: addresses end up in logs.
 const KEYS: [&str; 6] = ["key", "api_key", "apikey", "api-key", "x-api-key", "token"];
+
+/// A parameter that a resource takes besides those of its type.
+#[derive(Clone, Debug)]
+pub(super) struct More {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Its JSON Schema.
+    pub(super) schema: serde_json::Value,
+}
 
 /// Which parameter is wrong, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +97,32 @@ impl de::Error for Wrong {
 ///
 /// [`Wrong`] names the parameter.
 pub(super) fn read<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Wrong> {
+    Q::deserialize(Query(pairs(uri)?))
+}
+
+/// Reads the query of an address that may have further parameters, whose values are given as they are.
+///
+/// # Errors
+///
+/// [`Wrong`] names the parameter.
+pub(super) fn read_with<Q: DeserializeOwned>(
+    uri: &Uri,
+    more: &[More],
+) -> Result<(Q, BTreeMap<String, String>), Wrong> {
+    let is_further = |(name, _): &(String, String)| more.iter().any(|one| one.name == name);
+    let (further, own): (Vec<_>, Vec<_>) = pairs(uri)?.into_iter().partition(is_further);
+    let mut given = BTreeMap::new();
+    for (name, value) in further {
+        let detail = format!("{name} is given twice");
+        if given.insert(name.clone(), value).is_some() {
+            return Err(Wrong::new(name, detail));
+        }
+    }
+    given.retain(|_, value| !value.is_empty());
+    Ok((Q::deserialize(Query(own))?, given))
+}
+
+fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Wrong> {
     let query = uri.query().unwrap_or_default();
     if query.len() > MAX_BYTES {
         let detail = format!("the query is longer than {MAX_BYTES} bytes");
@@ -103,7 +139,7 @@ pub(super) fn read<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Wrong> {
             decoded(value).ok_or_else(|| Wrong::new(&*name, format!("{name} is not UTF-8")))?;
         pairs.push((name, value));
     }
-    Q::deserialize(Query(pairs))
+    Ok(pairs)
 }
 
 /// The query of an address in the one spelling that equal queries have in common.

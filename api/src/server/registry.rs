@@ -59,10 +59,7 @@ async fn venues<S: TickStore>(
             instruments: listed.instruments,
         }
     };
-    Ok(Answer::list(
-        listed.into_iter().map(listing).collect(),
-        None,
-    ))
+    Answer::list(listed.into_iter().map(listing).collect(), None)
 }
 
 /// What `/v1/instruments` takes.
@@ -104,7 +101,7 @@ async fn instruments<S: TickStore>(
         cut(&mut rows, limit).and_then(|row| schemas::codec::from_msgpack(&row.payload).ok());
     let next = last.map(|tick| format!("{} {}", tick.head().venue, tick.head().symbol));
     let items = rows.iter().map(|row| (row.seq, &*row.payload));
-    Ok(Answer::ticks(items, next, BTreeMap::new()).of([Kind::Inst]))
+    Ok(Answer::ticks(items, next, BTreeMap::new())?.of([Kind::Inst]))
 }
 
 /// Where a search goes on is how many were shown: what changes in between may be shown twice, or not.
@@ -126,7 +123,7 @@ async fn search<S: TickStore>(api: &Api<S>, query: &Instruments) -> Result<Answe
     let next = (found.len() > end).then(|| end.to_string());
     let page = found.iter().skip(shown).take(limit);
     let items = page.map(|entry| -> (StreamSeq, &[u8]) { (entry.seq, &entry.payload) });
-    Ok(Answer::ticks(items, next, BTreeMap::new()).of([Kind::Inst]))
+    Ok(Answer::ticks(items, next, BTreeMap::new())?.of([Kind::Inst]))
 }
 
 fn foreign() -> Problem {

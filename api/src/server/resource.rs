@@ -1,6 +1,7 @@
 //! Resources: a path, what it takes, what it answers, and who answers. One table makes both the routes
 //! and `/openapi.json`, so neither knows a parameter that the other does not.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use super::answer::{Answer, Form, Format};
 use super::cache::Key;
 use super::openapi::Description;
 use super::problem::Problem;
-use super::query::{self, Wrong};
+use super::query::{self, Mark, More, Wrong};
 use super::walk::Way;
-use crate::store::{Progress, TickStore};
+use crate::store::TickStore;
 
 /// What a resource is about, for whoever reads the description.
 #[derive(Clone, Copy, Debug)]
@@ -46,17 +47,17 @@ pub(super) trait Ranged {
     /// Whether a page is asked for.
     fn has_limit(&self) -> bool;
 
-    /// All that is asked for of `stream`, and what the page before covered.
+    /// All that is asked for of `stream`, and where the page before ended.
     ///
     /// # Errors
     ///
     /// A parameter that is wrong.
-    fn whole(self, stream: &str) -> Result<(Way, Option<Progress>), Problem>;
+    fn whole(self, stream: &str) -> Result<(Way, Option<Mark>), Problem>;
 }
 
 /// A request as it came.
 struct Asked {
-    path: &'static str,
+    path: Arc<str>,
     uri: Uri,
     headers: HeaderMap,
 }
@@ -78,7 +79,7 @@ impl Asked {
         made: impl Future<Output = Result<Answer, Problem>>,
     ) -> Result<Response, Problem> {
         let key = Key {
-            path: self.path,
+            path: Arc::clone(&self.path),
             query: query::canonical(&self.uri),
             format: form.format,
         };
@@ -113,7 +114,9 @@ impl<S: TickStore + Clone + 'static> Resources<S> {
         F: Future<Output = Result<Answer, Problem>> + Send + 'static,
     {
         self.description.add::<Q, A>(path, &about);
+        let kept: Arc<str> = path.into();
         let route = async move |State(api): State<Arc<Api<S>>>, uri: Uri, headers: HeaderMap| {
+            let path = Arc::clone(&kept);
             let asked = Asked { path, uri, headers };
             let answered = async {
                 let (form, query) = asked.read(&about)?;
@@ -136,7 +139,9 @@ impl<S: TickStore + Clone + 'static> Resources<S> {
         F: Future<Output = Result<Answer, Problem>> + Send + 'static,
     {
         self.description.add::<Q, A>(path, &about);
+        let kept: Arc<str> = path.into();
         let route = async move |State(api): State<Arc<Api<S>>>, uri: Uri, headers: HeaderMap| {
+            let path = Arc::clone(&kept);
             let asked = Asked { path, uri, headers };
             let answered = async {
                 let (form, query) = asked.read::<Q>(&about)?;
@@ -148,6 +153,36 @@ impl<S: TickStore + Clone + 'static> Resources<S> {
                 let (store, stream) = (api.config.store.clone(), &api.config.stream);
                 let walk = api.walks.begin(store, stream, way, &api.metrics).await?;
                 Ok(walk.respond(form, &asked.uri))
+            };
+            answered.await.unwrap_or_else(Problem::into_response)
+        };
+        self.router = self.router.route(path, get(route));
+        self
+    }
+
+    /// Adds a resource that takes `more` parameters than its type says.
+    pub(super) fn open<Q, A, H, F>(
+        mut self,
+        (path, about): (&str, About),
+        more: Vec<More>,
+        handler: H,
+    ) -> Self
+    where
+        Q: DeserializeOwned + JsonSchema + Send + 'static,
+        A: JsonSchema,
+        H: Fn(Arc<Api<S>>, Call<Q>, BTreeMap<String, String>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+    {
+        self.description.add_with::<Q, A>(path, &about, &more);
+        let kept: Arc<str> = path.into();
+        let route = async move |State(api): State<Arc<Api<S>>>, uri: Uri, headers: HeaderMap| {
+            let path = Arc::clone(&kept);
+            let asked = Asked { path, uri, headers };
+            let answered = async {
+                let form = Format::negotiated(&asked.headers, about.formats)?;
+                let (query, given) = query::read_with(&asked.uri, &more)?;
+                let made = handler(Arc::clone(&api), Call { query }, given);
+                asked.answer(&api, form, made).await
             };
             answered.await.unwrap_or_else(Problem::into_response)
         };

@@ -156,6 +156,37 @@ fn references(value: &Value, found: &mut Vec<String>) {
 }
 
 #[tokio::test]
+async fn the_description_of_the_socket_knows_every_message() {
+    let world = World::start().await;
+    let described = world.ask("GET", "/asyncapi.json", "trading.example").await;
+    let document = described.json();
+    let fanout = json!({ "host": "trading.example:8081", "protocol": "ws", "pathname": "" });
+    assert_eq!(document["servers"]["fanout"], fanout);
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    for target in &found {
+        let target = target.strip_prefix('#').unwrap();
+        assert!(document.pointer(target).is_some(), "{target}");
+    }
+    let named = |side: &str| -> Vec<&str> {
+        let all = document["components"]["schemas"].as_object().unwrap();
+        all.keys()
+            .filter_map(|name| name.strip_prefix(side))
+            .collect()
+    };
+    let mut known = named("server.");
+    known.sort_unstable();
+    let said = [
+        "ack", "d", "drain", "end", "err", "gap", "hb", "pong", "reset", "skip", "snap", "welcome",
+    ];
+    assert_eq!(known, said);
+    let mut known = named("client.");
+    known.sort_unstable();
+    assert_eq!(known, ["auth", "list", "ping", "subscribe", "unsubscribe"]);
+    assert_eq!(named("tick.").len(), 11);
+}
+
+#[tokio::test]
 async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
     let world = World::start().await;
     let document = world.get("/openapi.json").await.json();

@@ -22,6 +22,7 @@ use tracing::{Instrument as _, Span, error};
 use super::answer::{Form, Format, frame, position_header};
 use super::metrics::Metrics;
 use super::problem::Problem;
+use super::query::Mark;
 use crate::store::{Found, Place, Progress, Range, Series, StoreError, TickStore};
 
 /// Rows of the first page: little, so that the first byte comes soon.
@@ -139,7 +140,7 @@ impl Walks {
         &self,
         store: S,
         stream: &str,
-        (mut way, covered): (Way, Option<Progress>),
+        (mut way, cursor): (Way, Option<Mark>),
         metrics: &Metrics,
     ) -> Result<Walk<S>, Problem> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
@@ -166,11 +167,14 @@ impl Walks {
             }
             Way::Time(_) | Way::Position { .. } => None,
         };
-        let open = matches!(&way, Way::Time(range) if range.to == UnixNanos::new(i64::MAX));
+        // Live goes on from it only if nothing newer of the series was left out.
+        let is_open = matches!(&way, Way::Time(range) if range.to == UnixNanos::new(i64::MAX)
+            && (cursor.is_none() || !range.descending));
+        let covered = cursor.map_or(progress, |mark| mark.covered);
         Ok(Walk {
             store,
             stream: stream.to_owned(),
-            covered: covered.or(progress).filter(|_| open),
+            covered: covered.filter(|_| is_open),
             way,
             rows: rows.into_iter(),
             is_whole,

@@ -25,6 +25,14 @@ pub struct Page<T> {
     pub pos: BTreeMap<String, Position>,
 }
 
+impl<T> Page<T> {
+    /// A page that live messages do not continue.
+    pub const fn new(items: Vec<T>, next: Option<String>) -> Self {
+        let pos = BTreeMap::new();
+        Self { items, next, pos }
+    }
+}
+
 /// Where live messages continue a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {

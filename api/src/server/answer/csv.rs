@@ -28,6 +28,9 @@ pub(super) fn write<T: Serialize + DeserializeOwned>(
         rows.push(fields);
     }
     let mut lines = Vec::new();
+    if columns.is_empty() {
+        return Ok(lines);
+    }
     write_header(columns.iter(), &mut lines);
     for fields in rows {
         for (index, column) in columns.iter().enumerate() {
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
-    struct Entry {
+    struct Some {
         #[serde(rename = "b")]
         second: String,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_column_is_a_field_in_its_place() {
-        let some = |second: &str, a| Entry {
+        let some = |second: &str, a| Some {
             second: second.to_owned(),
             a,
             list: vec![1, 2],
@@ -137,7 +140,7 @@ mod tests {
         let table = write(&[some("x", None), some("1,\"2\"", Some(7))]).unwrap();
         let expected = "b,a,list\r\nx,,\"[1,2]\"\r\n\"1,\"\"2\"\"\",7,\"[1,2]\"\r\n";
         assert_eq!(String::from_utf8(table).unwrap(), expected);
-        let empty = write::<Entry>(&[]).unwrap();
+        let empty = write::<Some>(&[]).unwrap();
         assert_eq!(String::from_utf8(empty).unwrap(), "b,a,list\r\n");
     }
 }

@@ -21,7 +21,7 @@ pub(in crate::server) fn content(
             Format::Ndjson => json!({
                 "type": "string",
                 "description": "a line of JSON per item; `next` and `pos` are headers; without \
-                                `limit`, a history comes whole",
+                                `limit`, trades, quotes and ticks come whole",
                 "contentMediaType": "application/json",
                 "contentSchema": item,
             }),
@@ -29,7 +29,7 @@ pub(in crate::server) fn content(
                 "type": "string",
                 "description": "RFC 4180: a line with the keys, then a line per item; what is \
                                 neither text nor number is JSON; `next` and `pos` are headers; \
-                                without `limit`, a history comes whole",
+                                without `limit`, trades, quotes and ticks come whole",
             }),
             Format::MessagePack => json!({
                 "description": "the same map as in JSON; times and `q` are integers",

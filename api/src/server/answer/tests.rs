@@ -21,7 +21,9 @@ fn ticks() -> Answer {
     let payloads = [good.clone(), vec![0xC1], good];
     let seqs = [3, 4, 9].map(StreamSeq::new);
     let items = seqs.into_iter().zip(payloads.iter().map(Vec::as_slice));
-    Answer::ticks(items, Some("a b".to_owned()), pos()).of([Kind::Trade])
+    Answer::ticks(items, Some("a b".to_owned()), pos())
+        .unwrap()
+        .of([Kind::Trade])
 }
 
 async fn answered(answer: Answer, format: Format, uri: &str) -> (HeaderMap, Vec<u8>) {
@@ -69,11 +71,8 @@ async fn what_stands_around_the_items_is_in_the_body_or_in_headers() {
 #[tokio::test]
 async fn a_list_of_anything_comes_in_every_form() {
     let list = || {
-        Answer::page(Page {
-            items: vec![pos()["T"], pos()["T"]],
-            next: Some("n".to_owned()),
-            pos: BTreeMap::new(),
-        })
+        let items = vec![pos()["T"], pos()["T"]];
+        Answer::list(items, Some("n".to_owned())).unwrap()
     };
     let (_, body) = answered(list(), Format::Json, "/x").await;
     let page: Value = serde_json::from_slice(&body).unwrap();

@@ -274,6 +274,11 @@ impl<'de> Deserialize<'de> for Mark {
     }
 }
 
+/// Parts of a cursor, as patterns.
+const NUMBER: &str = "(0|[1-9][0-9]{0,17})";
+const TIME: &str = "(0|-?[1-9][0-9]{0,17}|-?[1-8][0-9]{18})";
+const EPOCH: &str = "(0|[1-9a-f][0-9a-f]{0,14}|[1-7][0-9a-f]{15})-(0|[1-9a-f][0-9a-f]{0,6})";
+
 impl JsonSchema for Mark {
     fn schema_name() -> Cow<'static, str> {
         "Cursor".into()
@@ -287,7 +292,7 @@ impl JsonSchema for Mark {
         json_schema!({
             "description": "`next` of an earlier answer; opaque",
             "type": "string",
-            "pattern": "^(0|[1-9][0-9]{0,17})_(0|[1-9a-f][0-9a-f]{0,14})-(0|[1-9a-f][0-9a-f]{0,6})_(0|[1-9][0-9]{0,17})$",
+            "pattern": format!("^{TIME}_{EPOCH}_{NUMBER}(_{EPOCH}_{NUMBER}\\.[0-9a-f]{{8}})?$"),
         })
     }
 }

@@ -67,7 +67,9 @@ async fn no_parameter_takes_what_it_should_not() {
         ),
     ] {
         for parameter in parameters {
-            for value in HOSTILE {
+            // There may be a venue of this name.
+            let is_name = |value: &str| *parameter == "venue" && value == "1e309";
+            for value in HOSTILE.into_iter().filter(|value| !is_name(value)) {
                 let others = rest
                     .split('&')
                     .filter(|pair| !pair.starts_with(&format!("{parameter}=")));
@@ -129,7 +131,8 @@ async fn a_search_is_taken_as_it_is() {
     let world = World::start().await;
     for value in HOSTILE {
         let answer = world.get(&format!("/v1/instruments?q={value}")).await;
-        let expected = if value == "%FF%FE" { 400 } else { 200 };
+        let hidden = ["%FF%FE", "%00", "a%00b", "%0D%0ASet-Cookie:%20a=b"];
+        let expected = if hidden.contains(&value) { 400 } else { 200 };
         assert_eq!(answer.status, expected, "{value}: {}", answer.text());
     }
     refused(

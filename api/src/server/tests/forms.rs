@@ -89,7 +89,7 @@ async fn a_table_without_rows_has_its_columns() {
     for (path, column) in [
         (format!("{TRADES}&limit=1"), ",sd"),
         (TRADES.to_owned(), ",sd"),
-        ("/v1/quotes?venue=x&symbol=A&limit=9".to_owned(), ",bp"),
+        ("/v1/quotes?venue=x&symbol=A&limit=9".to_owned(), ",bz"),
         ("/v1/bars?venue=x&symbol=A".to_owned(), ",iv"),
         (format!("/v1/ticks?topic=bar.x.A.1m&epoch={epoch}"), ",iv"),
         ("/v1/instruments".to_owned(), "s,k,v,y"),

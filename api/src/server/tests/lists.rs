@@ -1,12 +1,14 @@
 //! Lists that are more than a page of what is stored: made bars, days, gaps, searches, dead letters.
 
-use schemas::id::Interval;
-use schemas::tick::Tick;
-
 use schemas::codec;
+use schemas::id::Interval;
+use schemas::position::StreamSeq;
+use schemas::tick::Tick;
+use schemas::time::UnixNanos;
+use serde_json::{Value, json};
 
-use super::*;
-use crate::store::{Content, Row, content};
+use super::world::{World, epoch};
+use crate::store::{Content, Row, TickStore as _, content};
 
 /// A row of any tick; its place is its own.
 fn row(seq: u64, tick: Value) -> Row {
@@ -278,4 +280,85 @@ async fn dead_letters_are_shown_and_bounded() {
     assert_eq!(all["items"][0]["problem"], "no map");
     let long = all["items"][1]["payload"].as_str().unwrap();
     assert_eq!(long.len(), 4_096_usize.div_ceil(3) * 4);
+}
+
+#[tokio::test]
+async fn indicators_take_what_they_need_from_before_the_range() {
+    let world = World::start().await;
+    let rows: Vec<Row> = (0..12_u8)
+        .map(|i| {
+            let start = DAY + i64::from(i) * MINUTE;
+            bar(
+                u64::from(i) + 1,
+                "A",
+                Interval::Minute1,
+                start,
+                &i.to_string(),
+            )
+        })
+        .collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    world.recorded_up_to(12).await;
+    let path = "/v1/indicators/sma?venue=x&symbol=A&period=3";
+    let all = world.get(path).await.json();
+    assert_eq!(
+        all["items"][1]["values"],
+        json!({}),
+        "two bars make no three"
+    );
+    assert_eq!(all["items"][2]["values"], json!({ "sma": 1.0 }));
+    assert_eq!(all["pos"]["T"]["e"], epoch().to_string());
+    let from = (DAY + 5 * MINUTE).to_string();
+    let later = world.get(&format!("{path}&from={from}")).await.json();
+    let first = json!({ "t0": from, "k": "bar", "values": { "sma": 4.0 } });
+    assert_eq!(later["items"][0], first);
+    let newest = world
+        .get(&format!("{path}&order=desc&limit=5"))
+        .await
+        .json();
+    assert_eq!(newest["items"][0]["values"]["sma"], 10.0);
+    let paged = pages(&world, &format!("{path}&order=desc&limit=5"), "t0").await;
+    assert_eq!(paged.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 2]);
+    let paged = pages(&world, &format!("{path}&interval=3m&limit=3"), "values").await;
+    let last = &paged[1];
+    assert_eq!(last, &[r#"{"sma":8.0}"#], "the closes are 2, 5, 8 and 11");
+
+    for (name, query, parameter) in [
+        ("sma", "period=0", "period"),
+        ("sma", "period=3&period=4", "period"),
+        ("sma", "fast=3", "fast"),
+        ("macd", "fast=9&slow=3", "fast"),
+        ("rsi", "from=3&to=2", "from"),
+        ("rsi", "interval=1x", "interval"),
+        ("rsi", "cursor=1", "cursor"),
+    ] {
+        let path = format!("/v1/indicators/{name}?venue=x&symbol=A&{query}");
+        let refused = world.get(&path).await;
+        assert_eq!(refused.status, 400, "{path}");
+        assert_eq!(refused.problem()["parameter"], parameter, "{path}");
+    }
+    let unknown = world.get("/v1/indicators/smooth").await;
+    assert_eq!(unknown.status, 404);
+    let detail = unknown.problem()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.contains("\"smooth\"") && detail.contains("macd"),
+        "{detail}"
+    );
+    let known = world.get("/v1/indicators").await.json();
+    let items = known["items"].as_array().unwrap();
+    assert!(items.len() >= 20, "{}", items.len());
+    let document = world.get("/openapi.json").await.json();
+    for indicator in items {
+        let path = format!("/v1/indicators/{}", indicator["name"].as_str().unwrap());
+        let described = document["paths"][&path]["get"]["parameters"]
+            .as_array()
+            .unwrap();
+        for parameter in indicator["parameters"].as_array().unwrap() {
+            let name = &parameter["name"];
+            assert!(
+                described.iter().any(|one| one["name"] == *name),
+                "{path} {name}"
+            );
+        }
+    }
 }

@@ -12,6 +12,7 @@ const TRADES: &str = "/v1/trades?venue=x&symbol=A";
 async fn a_client_is_told_that_it_has_it_already() {
     let world = World::start().await;
     world.trades(&[(10, 1), (20, 2)]).await;
+    world.recorded_up_to(2).await;
     for form in ["application/json", "text/csv"] {
         let path = format!("{TRADES}&limit=5&to=100");
         let first = world.accept(&path, form).await;

@@ -285,8 +285,8 @@ impl World {
         let config = Config {
             stream: "T".to_owned(),
             store: store.clone(),
-            ws: "ws://127.0.0.1:8081".to_owned(),
             calendars: Arc::default(),
+            ws: "ws://127.0.0.1:8081".to_owned(),
             args,
         };
         let latest = Latest::new(client, "T".to_owned());
