@@ -14,6 +14,7 @@
 //! | module | does |
 //! |---|---|
 //! | `registry`, `parameter` | names, parameters with limits, descriptions |
+//! | [`over`] | the figures of a range of stored bars |
 //! | `window`, `smooth`, `source` | what the indicators are made of |
 //! | `moving`, `momentum`, `place`, `volatility`, `volume`, `trend`, `parabolic` | the indicators |
 
@@ -24,6 +25,7 @@ use schemas::time::UnixNanos;
 
 mod momentum;
 mod moving;
+pub mod over;
 mod parabolic;
 mod parameter;
 mod place;
@@ -80,7 +82,7 @@ impl Candle {
 }
 
 macro_rules! candle {
-    ($($tick:ident),*) => {$(
+    ($($tick:ty),*) => {$(
         impl From<&$tick> for Candle {
             fn from(bar: &$tick) -> Self {
                 // A decimal that had no float would be NaN here, and no indicator takes that.
@@ -97,7 +99,7 @@ macro_rules! candle {
     )*};
 }
 
-candle!(Bar, Form);
+candle!(Bar, Form, schemas::http::Candle);
 
 /// The figures of one bar, in the order of [`Indicator::outputs`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

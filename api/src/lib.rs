@@ -3,10 +3,12 @@
 //! | module | does |
 //! |---|---|
 //! | [`store`] | the seam to databases, and its implementations |
+//! | [`bars`] | bars of any length, by calendars |
 //! | [`indicators`] | technical indicators over bars |
 //! | [`recorder`] | writes every recorded tick once |
 //! | [`server`] | answers over HTTP |
 
+pub mod bars;
 pub mod indicators;
 pub mod recorder;
 pub mod server;

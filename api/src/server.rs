@@ -1,10 +1,20 @@
 //! HTTP: history, latest values, instruments, and the console page.
 
+mod answer;
+mod bars;
 mod console;
+mod dead_letters;
+mod directory;
+mod eod;
+mod gaps;
 mod history;
 mod latest;
+mod openapi;
 mod problem;
+mod psx;
 mod query;
+mod registry;
+mod resource;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,29 +25,42 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use schemars::JsonSchema;
 use schemas::http::Settings;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument as _, info_span};
 
+use crate::bars::{Calendars, Reader};
 use crate::store::TickStore;
+use answer::Format;
+use directory::Directory;
 use latest::Latest;
 use problem::Problem;
+use query::Wrong;
+use resource::{About, Resources};
 
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Requests in flight get so long when the server ends.
 const FAREWELL: Duration = Duration::from_secs(3);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const SETTINGS: About = About {
+    id: "settings",
+    chapter: "console",
+    summary: "What the console starts from",
+    formats: &[Format::Json],
+};
 
 /// What the HTTP side runs with.
 #[derive(Clone, Debug)]
@@ -46,9 +69,18 @@ pub struct Config<S> {
     pub stream: String,
     /// Where history is read.
     pub store: S,
+    /// The sessions of venues.
+    pub calendars: Arc<Calendars>,
     /// Where pages find the WebSocket: `ws://host:port`; a loopback host is replaced by the one that
     /// the page was loaded from.
     pub ws: String,
+}
+
+impl<S: TickStore + Clone> Config<S> {
+    fn bars(&self) -> Reader<S> {
+        let calendars = Arc::clone(&self.calendars);
+        Reader::new(self.store.clone(), self.stream.clone(), calendars)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,6 +116,8 @@ impl Metrics {
 /// What handlers share.
 struct Api<S> {
     config: Config<S>,
+    bars: Reader<S>,
+    directory: Directory,
     latest: Latest,
     metrics: Metrics,
     /// Distinguishes requests of this process from those of others.
@@ -107,8 +141,11 @@ pub async fn run<S: TickStore + Clone + 'static>(
     let address: SocketAddr = listener.local_addr()?;
     let nonce = u64::from(std::process::id()) << 16 | u64::from(address.port());
     let count = std::sync::atomic::AtomicU64::new(0);
+    let bars = config.bars();
     let api = Arc::new(Api {
         config,
+        bars,
+        directory: Directory::new(),
         latest,
         metrics,
         nonce,
@@ -135,14 +172,17 @@ pub async fn run<S: TickStore + Clone + 'static>(
 }
 
 fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
-    Router::new()
-        .route("/v1/trades", get(history::trades::<S>))
-        .route("/v1/quotes", get(history::quotes::<S>))
-        .route("/v1/bars", get(history::bars::<S>))
-        .route("/v1/ticks", get(history::ticks::<S>))
-        .route("/v1/instruments", get(history::instruments::<S>))
-        .route("/v1/latest", get(latest::latest::<S>))
-        .route("/console.json", get(settings::<S>))
+    Resources::new()
+        .with(history::resources)
+        .with(bars::resources)
+        .with(eod::resources)
+        .with(gaps::resources)
+        .with(psx::resources)
+        .with(registry::resources)
+        .with(latest::resources)
+        .with(dead_letters::resources)
+        .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
+        .into_router()
         .fallback(console::asset::<S>)
         .method_not_allowed_fallback(async || Problem::method())
         .layer(CatchPanicLayer::custom(|_| {
@@ -185,16 +225,24 @@ async fn around<S: TickStore + 'static>(
     response
 }
 
-async fn settings<S: TickStore + 'static>(
-    State(api): State<Arc<Api<S>>>,
+/// What `/console.json` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Nothing {}
+
+async fn settings<S: TickStore>(
+    api: Arc<Api<S>>,
+    asked: Result<Nothing, Wrong>,
     headers: HeaderMap,
 ) -> Response {
-    Json(Settings {
-        ws: console::websocket(&api.config.ws, &headers),
-        stream: api.config.stream.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
-    .into_response()
+    match asked {
+        Ok(Nothing {}) => Json(Settings {
+            ws: console::websocket(&api.config.ws, &headers),
+            stream: api.config.stream.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+        .into_response(),
+        Err(wrong) => Problem::from(wrong).into_response(),
+    }
 }
 
 #[cfg(test)]

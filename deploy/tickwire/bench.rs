@@ -1,8 +1,11 @@
-//! `tickwire bench`: how fast the whole system is, and what the fanout carries beside others.
+//! `tickwire bench`: how fast the whole system is, what the fanout carries beside others, and how fast
+//! history is answered.
 
 #[cfg(target_os = "linux")]
 mod fanout;
+mod history;
 mod system;
+mod usage;
 
 use anyhow::Result;
 
@@ -11,6 +14,8 @@ use anyhow::Result;
 pub(crate) enum BenchCommand {
     /// The whole system in one process: latency, and the highest rate that is received whole
     System(system::SystemArgs),
+    /// One API on a database that is filled first: ranges of bars, and a large export
+    History(history::HistoryArgs),
     /// One fanout on a core of its own, beside a plain axum broadcaster and NATS' own WebSocket
     /// gateway: load, ceilings, memory, slow clients, resume storms
     #[cfg(target_os = "linux")]
@@ -25,6 +30,7 @@ pub(crate) enum BenchCommand {
 pub(crate) async fn run(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::System(args) => system::run(args).await,
+        BenchCommand::History(args) => Box::pin(history::run(args)).await,
         #[cfg(target_os = "linux")]
         BenchCommand::Fanout(args) => Box::pin(fanout::run(*args)).await,
     }

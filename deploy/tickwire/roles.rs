@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use api::bars::Calendars;
 use api::store::{Database, Location, postgres};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
@@ -149,6 +151,27 @@ pub(crate) struct RecorderArgs {
     process: ProcessArgs,
 }
 
+/// When venues trade.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CalendarArgs {
+    /// File with trading hours, time zones and holidays of venues; without it all trade 24x7 in UTC,
+    /// but for instruments that say otherwise
+    #[arg(long, env = "TICKWIRE_CALENDARS")]
+    calendars: Option<PathBuf>,
+}
+
+impl CalendarArgs {
+    /// Reads the file, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used; the error names it, and the field.
+    pub(crate) fn load(&self) -> Result<Arc<Calendars>> {
+        let read = self.calendars.as_deref().map(Calendars::load).transpose()?;
+        Ok(Arc::new(read.unwrap_or_default()))
+    }
+}
+
 /// Arguments of `tickwire api`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ApiArgs {
@@ -162,6 +185,9 @@ pub(crate) struct ApiArgs {
     /// Where pages find the WebSocket
     #[arg(long, env = "TICKWIRE_WS_URL", default_value = "ws://127.0.0.1:8081")]
     ws_url: String,
+
+    #[command(flatten)]
+    calendars: CalendarArgs,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -240,8 +266,21 @@ impl StoreArgs {
     /// # Errors
     ///
     /// The file cannot be used, or the URL is wrong.
-    async fn open(&self) -> Result<Database> {
+    pub(crate) async fn open(&self) -> Result<Database> {
         open_store(&self.store, self.size, &self.postgres).await
+    }
+
+    /// Opens the database itself and none of its copies: what was written is read at once.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be used, or the URL is wrong.
+    pub(crate) async fn open_primary(&self) -> Result<Database> {
+        let args = postgres::Args {
+            store_replica: None,
+            ..self.postgres.clone()
+        };
+        open_store(&self.store, self.size, &args).await
     }
 }
 
@@ -284,11 +323,13 @@ pub(crate) async fn recorder(args: RecorderArgs) -> Result<()> {
 ///
 /// It cannot be started, or failed.
 pub(crate) async fn api(args: ApiArgs) -> Result<()> {
+    let calendars = args.calendars.load()?;
     let listener = bind_for_clients("--http", args.http, args.reach).await?;
     let store = args.store.open().await?;
     let config = api::server::Config {
         stream: args.stream.stream,
         store,
+        calendars,
         ws: args.ws_url,
     };
     alone(API, args.process, |cx, stop| {

@@ -7,8 +7,10 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use api::bars::Calendars;
 use api::store::{Database, Location, postgres};
 use bus::provision::StreamSpec;
 use daemon::nats::NatsArgs;
@@ -72,6 +74,9 @@ pub(crate) struct UpArgs {
     size: roles::StoreSize,
 
     #[command(flatten)]
+    calendars: roles::CalendarArgs,
+
+    #[command(flatten)]
     stream: StreamArgs,
 
     #[command(flatten)]
@@ -133,6 +138,7 @@ struct Roles {
     ingest: ingest::Config,
     fanout: fanout::Config,
     store: Database,
+    calendars: Arc<Calendars>,
     recorder: api::recorder::Args,
     http: TcpListener,
     ws: TcpListener,
@@ -161,6 +167,7 @@ impl Up {
             ingest,
             fanout,
             store,
+            calendars: args.calendars.load()?,
             recorder: args.recorder,
             http,
             ws,
@@ -219,6 +226,7 @@ impl Roles {
         let config = api::server::Config {
             stream: self.stream.clone(),
             store: self.store.clone(),
+            calendars: self.calendars,
             ws: format!("ws://{}", address(&self.ws)?),
         };
         let role = roles::API;

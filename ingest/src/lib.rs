@@ -10,6 +10,7 @@
 //! | [`standing`] | the state that every feed is in, and whether that is healthy |
 //! | [`mod@line`] | the single ordered path: no doubles, state on change, bars, summaries |
 //! | [`bars`], [`stats`] | pure figures from trades |
+//! | [`backfill`] | files read for history's sake, past the stream |
 //! | [`recovery`] | what a new writer reads from the stream before it goes on |
 //! | [`publish`] | ticks to messages, and the witness of what was stored |
 //! | [`ack_log`] | the record of acknowledgements, for audits |
@@ -18,6 +19,7 @@
 //! stream ends.
 
 pub mod ack_log;
+pub mod backfill;
 pub mod bars;
 pub mod berth;
 pub mod config;

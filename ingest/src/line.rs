@@ -4,7 +4,7 @@
 pub(crate) mod dedupe;
 mod instrument;
 pub mod plan;
-mod states;
+pub(crate) mod states;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -25,7 +25,7 @@ pub fn describe() -> Value {
     let stream = StreamInfo::json_schema(&mut generator);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "ticks": Tick::describe(),
+        "ticks": ticks(),
         "server": server,
         "client": client,
         "http": http,
@@ -33,6 +33,11 @@ pub fn describe() -> Value {
         "stream": stream,
         "$defs": generator.take_definitions(true),
     })
+}
+
+/// JSON Schema of the ticks, by kind.
+pub fn ticks() -> serde_json::Map<String, Value> {
+    Tick::describe()
 }
 
 fn operations(generator: &mut SchemaGenerator) -> Value {
@@ -77,12 +82,9 @@ impl JsonSchema for Tick {
 
     /// Refers to the kinds where [`describe`] puts them.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let described = Self::describe();
-        let kinds = described
-            .as_object()
-            .into_iter()
-            .flat_map(|kinds| kinds.keys());
+        let kinds = ticks();
         let kinds: Vec<Value> = kinds
+            .keys()
             .map(|kind| json!({ "$ref": format!("#/ticks/{kind}") }))
             .collect();
         json_schema!({ "anyOf": kinds })

@@ -1,10 +1,20 @@
 //! The HTTP answers, version 1: lists of ticks, what went wrong, and what the console starts from.
 
+mod candle;
+mod day;
+mod dead_letter;
+mod hole;
+mod listing;
 mod page;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use candle::Candle;
+pub use day::{Day, Summary};
+pub use dead_letter::DeadLetter;
+pub use hole::{Hole, Lost};
+pub use listing::Listing;
 pub use page::{Item, ItemError, Page, PageWriter, Position};
 
 /// The media type of lists and settings.

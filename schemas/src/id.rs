@@ -1,6 +1,6 @@
 //! Identifiers: venues, symbols, kinds, topic variants and bar intervals.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn start_of(text: &str) -> String {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $pattern:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -88,6 +88,20 @@ macro_rules! text_id {
             }
         }
 
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> Self {
                 id.0.as_ref().to_owned()
@@ -110,17 +124,17 @@ fn name(what: &'static str, limit: usize, text: &str) -> Result<(), IdError> {
 
 text_id! {
     /// The source of an instrument: 1 to 16 characters of `a-z 0-9 _ -`.
-    Venue, |text| name("venue", 16, text)
+    Venue, "^[a-z0-9_-]{1,16}$", |text| name("venue", 16, text)
 }
 
 text_id! {
     /// The last tokens of a topic, such as a bar interval: 1 to 32 characters of `a-z 0-9 _ -`.
-    Variant, |text| name("variant", 32, text)
+    Variant, "^[a-z0-9_-]{1,32}$", |text| name("variant", 32, text)
 }
 
 text_id! {
     /// The name of a feed in `feeds.toml`: 1 to 32 characters of `a-z 0-9 _ -`.
-    FeedName, |text| name("feed name", 32, text)
+    FeedName, "^[a-z0-9_-]{1,32}$", |text| name("feed name", 32, text)
 }
 
 text_id! {
@@ -128,7 +142,7 @@ text_id! {
     ///
     /// It may hold dots, slashes, wildcards and spaces: [`crate::topic`] and [`crate::subject`]
     /// escape them, so a symbol can never widen a subscription.
-    Symbol, |text| {
+    Symbol, "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$", |text| {
         if text.is_empty() || text.len() > 64 || text.chars().any(char::is_control) {
             return Err(IdError::Symbol(start_of(text)));
         }

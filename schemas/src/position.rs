@@ -1,5 +1,6 @@
 //! Positions in a stream: sequences, the epoch that gives them meaning, and resume cursors.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -99,6 +100,23 @@ pub enum PositionError {
     /// Not of the form `seq.tag`, nor `0`.
     #[error("cursor {0:?} is neither 0 nor a sequence and 8 hex digits joined by a dot")]
     Cursor(String),
+}
+
+impl schemars::JsonSchema for Epoch {
+    fn schema_name() -> Cow<'static, str> {
+        "Epoch".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^(0|[1-9a-f][0-9a-f]{0,14})-(0|[1-9a-f][0-9a-f]{0,6})$",
+        })
+    }
 }
 
 impl FromStr for Epoch {

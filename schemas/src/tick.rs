@@ -250,10 +250,10 @@ macro_rules! ticks {
 
         impl Tick {
             /// JSON Schema of every kind.
-            pub(crate) fn describe() -> serde_json::Value {
+            pub(crate) fn describe() -> serde_json::Map<String, serde_json::Value> {
                 let mut kinds = serde_json::Map::new();
                 $(kinds.insert(Kind::$tag.as_str().to_owned(), $name::describe());)*
-                kinds.into()
+                kinds
             }
 
             /// What the tick tells.

@@ -4,6 +4,7 @@
 //! space are written `%HH` (upper-case hex); any other use of `%` is refused, so that every topic
 //! has exactly one spelling.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -273,6 +274,33 @@ impl TryFrom<String> for Topic {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+impl schemars::JsonSchema for Topic {
+    fn schema_name() -> Cow<'static, str> {
+        "Topic".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let kinds = Kind::ALL.iter().filter(|kind| !kind.has_variant());
+        let kinds: Vec<&str> = kinds.map(|kind| kind.as_str()).collect();
+        let intervals: Vec<&str> = Interval::ALL.iter().map(|one| one.as_str()).collect();
+        let symbol = "[a-z0-9_-]{1,16}\\.([A-Za-z0-9_/-]|%2E|%25|%2A|%3E|%20){1,20}";
+        let pattern = format!(
+            "^({})\\.{symbol}$|^(bar|form)\\.{symbol}\\.({})$",
+            kinds.join("|"),
+            intervals.join("|"),
+        );
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": pattern,
+            "examples": ["trade.sim.AAA", "bar.sim.AAA.1m"],
+        })
     }
 }
 

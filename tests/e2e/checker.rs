@@ -12,7 +12,7 @@ use schemas::ws::GapReason;
 use tokio::time::Instant;
 
 use crate::digest::Digest;
-use crate::nomad::{Fact, Record};
+use crate::record::{Fact, Record};
 use crate::world::{PATIENCE, eventually};
 
 /// How many messages are read at once.

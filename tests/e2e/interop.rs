@@ -33,7 +33,7 @@ fn root() -> &'static Path {
 }
 
 /// A client that is installed, or a visible remark that it is not.
-fn client(path: &str) -> Option<PathBuf> {
+pub(crate) fn client(path: &str) -> Option<PathBuf> {
     let place = root().join(".tools/clients").join(path);
     if place.exists() {
         return Some(place);

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::checker::{Findings, History, judge};
 use crate::fleet::{Fleet, Plan, STREAM, Stream};
-use crate::nomad::{Nomad, Record, Road, Wish};
+use crate::nomad::{Nomad, Road};
+use crate::record::{Record, Wish};
 use crate::world::{PATIENCE, eventually, say};
 
 /// Arguments of replicas that close nobody as slow and replay everything: machines are busy.

@@ -10,7 +10,8 @@ use schemas::position::StreamSeq;
 use crate::checker::{Findings, History, judge};
 use crate::fleet::{Fleet, Plan, STREAM, Stream};
 use crate::movement::{PATIENT, journey, kill_all, seed, symbols};
-use crate::nomad::{Fact, Nomad, Wish};
+use crate::nomad::Nomad;
+use crate::record::{Fact, Wish};
 use crate::world::{say, until};
 
 const INSTRUMENTS: usize = 20;

@@ -16,7 +16,8 @@ use crate::checker::{Findings, History, judge};
 use crate::client::Client;
 use crate::fleet::{Fleet, Plan, Replica, STREAM, Stream};
 use crate::movement::{PATIENT, is_soak, seed, symbols};
-use crate::nomad::{Nomad, Record, Road, Wish};
+use crate::nomad::{Nomad, Road};
+use crate::record::{Record, Wish};
 use crate::world::{PATIENCE, say, until};
 use schemas::ws::Encoding;
 

@@ -17,7 +17,8 @@ use crate::checker::History;
 use crate::client::{Client, Received};
 use crate::fleet::{Fleet, Plan, Replica, Stream};
 use crate::movement::{PATIENT, is_soak, listed, seed, wander};
-use crate::nomad::{Nomad, Wish};
+use crate::nomad::Nomad;
+use crate::record::Wish;
 use crate::sse::{Reader, positions};
 use crate::world::{PATIENCE, until};
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Installs the WebSocket clients of others that the tests let talk to Tickwire, under .tools/clients.
+"""Installs the clients of others that the tests let talk to Tickwire, under .tools/clients.
 
-Both are pinned by release and checksum. Whatever cannot be had is named, and its test says that it is
+All are pinned by release and checksum. Whatever cannot be had is named, and its test says that it is
 skipped: nothing else needs it.
 """
 
@@ -19,6 +19,8 @@ CLIENTS = Path(__file__).resolve().parent.parent.parent / ".tools" / "clients"
 # Name, release, and checksum of the archive.
 WEBSOCKETS = ("websockets", "17.4", "c6bd2c9781915592b209160d0f017d4c7c82ad53075e6b0c24d2a89299e7f9e9")
 WS = ("ws", "8.23.0", "b8bd105a274ae9ca114f8c6ce4d9dbb0c764fe5118ba633c557e1703e297c587")
+# An environment of its own, as it needs others; their releases and checksums are in this list.
+SCHEMATHESIS = ("schemathesis", "4.32.5", Path(__file__).with_name("schemathesis.txt"))
 
 
 class Missing(Exception):
@@ -75,10 +77,32 @@ def install(client, fetch):
     print(f"{name} {release} is installed under .tools/clients")
 
 
+def install_environment(client):
+    name, release, pins = client
+    place = CLIENTS / f"{name}-{release}"
+    python = place / "bin" / "python"
+    works = [str(python), "-c", f"import {name}"]
+    if python.exists() and subprocess.run(works, check=False, stderr=subprocess.DEVNULL).returncode == 0:
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    pip += ["--only-binary=:all:", "--require-hashes", "--requirement", str(pins)]
+    for step in ([sys.executable, "-m", "venv", str(place)], pip, works):
+        if subprocess.run(step, check=False).returncode != 0:
+            shutil.rmtree(place, ignore_errors=True)
+            raise Missing(f"`{' '.join(step)}` failed")
+    print(f"{name} {release} is installed under .tools/clients")
+
+
 def main():
-    for client, fetch in ((WEBSOCKETS, fetch_wheel), (WS, fetch_package)):
+    steps = (
+        (WEBSOCKETS, lambda client: install(client, fetch_wheel)),
+        (WS, lambda client: install(client, fetch_package)),
+        (SCHEMATHESIS, install_environment),
+    )
+    for client, step in steps:
         try:
-            install(client, fetch)
+            step(client)
         except (Missing, OSError) as problem:
             print(f"clients: {client[0]} {client[1]} is not there, so its test is skipped: {problem}",
                   file=sys.stderr)

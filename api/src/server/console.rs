@@ -20,6 +20,9 @@ use crate::store::TickStore;
 #[folder = "console/"]
 struct Files;
 
+/// Pages that are not called like their files.
+const PAGES: [(&str, &str); 2] = [("", "index.html"), ("docs", "docs.html")];
+
 /// Answers with a file of the console, or that there is none.
 pub(super) async fn asset<S: TickStore>(
     State(api): State<Arc<Api<S>>>,
@@ -28,7 +31,8 @@ pub(super) async fn asset<S: TickStore>(
     headers: HeaderMap,
 ) -> Response {
     let path = uri.path().trim_start_matches('/');
-    let path = if path.is_empty() { "index.html" } else { path };
+    let page = PAGES.iter().find(|(page, _)| *page == path);
+    let path = page.map_or(path, |(_, file)| file);
     let Some(file) = Files::get(path) else {
         return Problem::not_found("there is no such path").into_response();
     };

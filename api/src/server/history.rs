@@ -1,136 +1,187 @@
-//! Pages of history: trades, quotes, bars, ticks by position, instruments.
+//! Pages of history: trades, quotes, ticks by position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use schemas::http::{JSON, PageWriter, Position};
-use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemars::JsonSchema;
+use schemas::http::{Item, Page, Position};
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use schemas::topic::Topic;
-use tracing::error;
+use serde::Deserialize;
 
 use super::Api;
+use super::answer::{Answer, Format};
 use super::problem::Problem;
-use super::query::{Mark, Parameters};
+use super::query::{At, Limit, Mark, Order};
+use super::resource::{About, Call, Resources};
 use crate::store::{Found, Progress, RECORDED, Range, Series, TickStore};
 
-type Pairs = Query<Vec<(String, String)>>;
-type Answer = Result<Response, Problem>;
+/// How many items a page has.
+pub(super) type PageLimit = Limit<10_000, 1_000>;
 
-pub(super) async fn trades<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Pairs,
-) -> Answer {
-    events(&api, Kind::Trade, Parameters::new(pairs)?).await
-}
-
-pub(super) async fn quotes<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Pairs,
-) -> Answer {
-    events(&api, Kind::Quote, Parameters::new(pairs)?).await
-}
-
-async fn events<S: TickStore>(api: &Api<S>, kind: Kind, mut parameters: Parameters) -> Answer {
-    let (venue, symbol): (Venue, Symbol) = (
-        parameters.required("venue")?,
-        parameters.required("symbol")?,
-    );
-    page(api, Series::Events(kind, venue, symbol), parameters).await
-}
-
-pub(super) async fn bars<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Pairs,
-) -> Answer {
-    let mut parameters = Parameters::new(pairs)?;
-    let (venue, symbol): (Venue, Symbol) = (
-        parameters.required("venue")?,
-        parameters.required("symbol")?,
-    );
-    let interval: Option<Interval> = parameters.optional("interval")?;
-    page(
-        &api,
-        Series::Bars(venue, symbol, interval.unwrap_or(Interval::Minute1)),
-        parameters,
+/// Adds the resources.
+pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
+    let about = |id, summary| About {
+        id,
+        chapter: "history",
+        summary,
+        formats: Format::LISTS,
+    };
+    to.get::<_, Page<Item>, _, _>(
+        "/v1/trades",
+        about("trades", "Trades of an instrument by event time"),
+        async |api: Arc<Api<S>>, call: Call<Events>| events(&api, Kind::Trade, call).await,
     )
-    .await
+    .get::<_, Page<Item>, _, _>(
+        "/v1/quotes",
+        about(
+            "quotes",
+            "Best bids and asks of an instrument by event time",
+        ),
+        async |api: Arc<Api<S>>, call: Call<Events>| events(&api, Kind::Quote, call).await,
+    )
+    .get::<_, Page<Item>, _, _>(
+        "/v1/ticks",
+        about(
+            "ticks",
+            "Ticks of a topic by position: what the `fill` of a `gap` points at",
+        ),
+        ticks::<S>,
+    )
 }
 
-async fn page<S: TickStore>(api: &Api<S>, series: Series, mut parameters: Parameters) -> Answer {
-    let (from, to) = (parameters.time("from")?, parameters.time("to")?);
-    let after = parameters.cursor()?;
-    let limit = parameters.limit()?;
-    let descending = parameters.descending()?;
-    parameters.finish()?;
-    if let (Some(from), Some(to)) = (from, to)
-        && from >= to
-    {
+/// What `/v1/trades` and `/v1/quotes` take.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Events {
+    /// The venue.
+    venue: Venue,
+    /// The symbol.
+    symbol: Symbol,
+    /// From here, inclusive.
+    from: Option<At>,
+    /// To here, exclusive.
+    to: Option<At>,
+    /// `next` of an earlier answer.
+    cursor: Option<Mark>,
+    /// The most items.
+    #[serde(default)]
+    limit: PageLimit,
+    /// Which come first.
+    #[serde(default)]
+    order: Order,
+}
+
+/// What `/v1/ticks` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Ticks {
+    /// The topic.
+    topic: Topic,
+    /// The epoch that the positions belong to.
+    epoch: Epoch,
+    /// Behind this position.
+    after: Option<u64>,
+    /// Up to this position, inclusive.
+    until: Option<u64>,
+    /// `next` of an earlier answer.
+    cursor: Option<u64>,
+    /// The stream; the one that this server serves where nothing is asked.
+    stream: Option<String>,
+    /// The most items.
+    #[serde(default)]
+    limit: PageLimit,
+}
+
+async fn events<S: TickStore>(
+    api: &Api<S>,
+    kind: Kind,
+    Call { query }: Call<Events>,
+) -> Result<Answer, Problem> {
+    let range = Range {
+        series: Series::Events(kind, query.venue, query.symbol),
+        from: query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0),
+        to: query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0),
+        descending: query.order.is_descending(),
+        after: query.cursor.map(|mark| mark.place),
+        limit: query.limit.get(),
+    };
+    page(api, range, query.cursor).await
+}
+
+/// A page of what is stored.
+///
+/// # Errors
+///
+/// [`Problem`].
+pub(super) async fn page<S: TickStore>(
+    api: &Api<S>,
+    mut range: Range,
+    cursor: Option<Mark>,
+) -> Result<Answer, Problem> {
+    if range.from >= range.to {
         return Err(Problem::parameter("from", "from must lie before to"));
     }
-    let range = Range {
-        series,
-        from: from.unwrap_or(UnixNanos::new(i64::MIN)),
-        to: to.unwrap_or(UnixNanos::new(i64::MAX)),
-        descending,
-        after: after.map(|mark| mark.place),
-        limit: limit + 1,
-    };
+    let limit = range.limit;
+    range.limit = limit + 1;
     let mut page = api.config.store.page(&api.config.stream, &range).await?;
-    let kept = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = page.rows.len() > kept;
-    page.rows.truncate(kept);
-    let covered = after.map_or(page.progress, |mark| mark.covered);
-    let next = page.rows.last().filter(|_| more).map(|row| {
+    let last = cut(&mut page.rows, limit);
+    let more = last.is_some();
+    let covered = cursor.map_or(page.progress, |mark| mark.covered);
+    let next = last.map(|row| {
         let place = (row.at, row.epoch, row.seq);
         Mark { place, covered }.write()
     });
     // Live continues from a page only if nothing newer of the series was left out of it.
-    let newest = to.is_none() && if descending { after.is_none() } else { !more };
-    Ok(list(
+    let open = range.to == UnixNanos::new(i64::MAX);
+    let newest = open
+        && if range.descending {
+            cursor.is_none()
+        } else {
+            !more
+        };
+    list(
         &api.config.stream,
         &page.rows,
         next,
         covered.filter(|_| newest),
-    ))
+    )
 }
 
-/// What `gap.fill` points at: a topic's ticks by position.
-pub(super) async fn ticks<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Pairs,
-) -> Answer {
-    let mut parameters = Parameters::new(pairs)?;
-    let topic: Topic = parameters.required("topic")?;
-    let epoch: Epoch = parameters.required("epoch")?;
-    let sequence = |text: Option<u64>, default| StreamSeq::new(text.unwrap_or(default));
-    let after = sequence(parameters.optional("after")?, 0);
-    let until = sequence(parameters.optional("until")?, u64::MAX >> 1);
-    let after = after.max(sequence(parameters.optional("cursor")?, 0));
-    let stream = parameters
-        .text("stream")
-        .unwrap_or_else(|| api.config.stream.clone());
+async fn ticks<S: TickStore>(
+    api: Arc<Api<S>>,
+    Call { query }: Call<Ticks>,
+) -> Result<Answer, Problem> {
+    let after = query.after.unwrap_or(0).max(query.cursor.unwrap_or(0));
+    let until = query.until.unwrap_or(u64::MAX >> 1);
+    let stream = query.stream.unwrap_or_else(|| api.config.stream.clone());
     if stream != api.config.stream {
-        return Err(Problem::parameter(
-            "stream",
-            format!("there is no stream {stream:?}"),
-        ));
+        let stream: String = stream.chars().take(64).collect();
+        let detail = format!("stream: there is no stream {stream:?}");
+        return Err(Problem::parameter("stream", detail));
     }
-    let limit = parameters.limit()?;
-    parameters.finish()?;
     if after > until {
         return Err(Problem::parameter(
             "after",
             "after must not lie behind until",
         ));
     }
+    let series = recorded(&query.topic)?;
+    let limit = query.limit.get();
+    let span = (StreamSeq::new(after), StreamSeq::new(until));
+    let store = &api.config.store;
+    let mut rows = store
+        .by_position(&series, query.epoch, span, limit + 1)
+        .await?;
+    let next = cut(&mut rows, limit).map(|row| row.seq.to_string());
+    list(&stream, &rows, next, None)
+}
+
+/// Where the ticks of a topic are stored.
+fn recorded(topic: &Topic) -> Result<Series, Problem> {
     let (venue, symbol) = (topic.venue().clone(), topic.symbol().clone());
-    let series = match (topic.kind(), topic.interval()) {
-        (Kind::Bar, Some(interval)) => Series::Bars(venue, symbol, interval),
+    match (topic.kind(), topic.interval()) {
+        (Kind::Bar, Some(interval)) => Ok(Series::Bars(venue, symbol, interval)),
         (
             kind @ (Kind::Trade
             | Kind::Quote
@@ -139,7 +190,7 @@ pub(super) async fn ticks<S: TickStore>(
             | Kind::Feed
             | Kind::Index),
             _,
-        ) => Series::Events(kind, venue, symbol),
+        ) => Ok(Series::Events(kind, venue, symbol)),
         (kind, _) => {
             let why = if RECORDED.contains(&kind) {
                 "only the latest of a topic is kept"
@@ -147,54 +198,17 @@ pub(super) async fn ticks<S: TickStore>(
                 "they are not recorded"
             };
             let detail = format!("there is no history of {kind} ticks: {why}");
-            return Err(Problem::not_found(detail));
+            Err(Problem::not_found(detail))
         }
-    };
-    let mut rows = api
-        .config
-        .store
-        .by_position(&series, epoch, (after, until), limit + 1)
-        .await?;
-    let kept = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > kept;
-    rows.truncate(kept);
-    let next = rows.last().filter(|_| more).map(|row| row.seq.to_string());
-    Ok(list(&stream, &rows, next, None))
+    }
 }
 
-pub(super) async fn instruments<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Pairs,
-) -> Answer {
-    let mut parameters = Parameters::new(pairs)?;
-    let venue: Option<Venue> = parameters.optional("venue")?;
-    let search = parameters.text("q").unwrap_or_default();
-    if search.len() > 64 {
-        return Err(Problem::parameter("q", "q must have at most 64 bytes"));
-    }
-    let cursor = parameters.text("cursor");
-    let after = match &cursor {
-        None => None,
-        Some(text) => Some(text.split_once(' ').ok_or_else(|| {
-            Problem::parameter("cursor", "cursor must be `next` of an earlier answer")
-        })?),
-    };
-    let limit = parameters.limit()?;
-    parameters.finish()?;
-    let mut rows = api
-        .config
-        .store
-        .instruments(venue.as_ref(), &search, after, limit + 1)
-        .await?;
+/// Cuts what was read to make sure that there is more; gives the last row that is left if there is.
+pub(super) fn cut(rows: &mut Vec<Found>, limit: u32) -> Option<&Found> {
     let kept = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = rows.len() > kept;
     rows.truncate(kept);
-    let last = rows
-        .last()
-        .filter(|_| more)
-        .and_then(|row| schemas::codec::from_msgpack(&row.payload).ok());
-    let next = last.map(|tick| format!("{} {}", tick.head().venue, tick.head().symbol));
-    Ok(list(&api.config.stream, &rows, next, None))
+    rows.last().filter(|_| more)
 }
 
 fn list(
@@ -202,37 +216,18 @@ fn list(
     rows: &[Found],
     next: Option<String>,
     progress: Option<Progress>,
-) -> Response {
+) -> Result<Answer, Problem> {
     let items = rows.iter().map(|row| (row.seq, &*row.payload));
     let position = |Progress { epoch: e, floor: c }| (stream.to_owned(), Position { e, c });
-    respond(items, next, progress.map(position).into_iter().collect())
-}
-
-/// Answers with stored ticks; one that cannot be written is left out, and logged.
-pub(super) fn respond<'a>(
-    items: impl Iterator<Item = (StreamSeq, &'a [u8])>,
-    next: Option<String>,
-    pos: BTreeMap<String, Position>,
-) -> Response {
-    let mut page = PageWriter::new();
-    for (seq, payload) in items {
-        if let Err(problem) = page.push(seq, payload) {
-            error!(%problem, seq = seq.get(), "a stored tick is damaged");
-        }
-    }
-    match page.finish(next, pos) {
-        Ok(body) => ([(CONTENT_TYPE, JSON)], body).into_response(),
-        Err(problem) => {
-            error!(%problem, "a page cannot be written");
-            Problem::internal().into_response()
-        }
-    }
+    let pos: BTreeMap<_, _> = progress.map(position).into_iter().collect();
+    Answer::ticks(items, next, pos)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderMap;
+    use axum::http::header::CONTENT_TYPE;
     use schemas::codec::{from_json, to_msgpack};
-    use schemas::http::{Item, Page};
 
     use super::*;
 
@@ -254,7 +249,8 @@ mod tests {
             epoch: Epoch::new(UnixNanos::new(5), 0),
             floor: "9.000000ff".parse().unwrap(),
         };
-        let response = list("TICKS", &rows, Some("more".to_owned()), Some(progress));
+        let answer = list("TICKS", &rows, Some("more".to_owned()), Some(progress)).unwrap();
+        let response = answer.into_response(Format::Json, &HeaderMap::new());
         assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
         let body = axum::body::to_bytes(response.into_body(), 4_096)
             .await

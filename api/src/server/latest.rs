@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use axum::extract::{Query, State};
-use axum::response::Response;
 use bus::api::ApiError;
 use bus::get::{Found, multi_last};
 use moka::future::Cache;
+use schemars::JsonSchema;
+use schemas::http::{Item, Page};
 use schemas::subject;
 use schemas::topic::Topic;
+use serde::Deserialize;
 
 use super::Api;
-use super::history::respond;
+use super::answer::{Answer, Format};
 use super::problem::Problem;
-use super::query::Parameters;
+use super::query::List;
+use super::resource::{About, Call, Resources};
 use crate::store::TickStore;
 
 /// How old an answer may be.
@@ -46,41 +48,55 @@ impl Latest {
         }
     }
 
-    async fn read(&self, subjects: Vec<String>) -> Result<Arc<Vec<Found>>, Arc<ApiError>> {
+    /// Reads the last values of subjects.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or refuses.
+    pub(super) async fn read(
+        &self,
+        subjects: Vec<String>,
+    ) -> Result<Arc<Vec<Found>>, Arc<ApiError>> {
         let (client, stream, asked) = (&self.client, &self.stream, subjects.clone());
         let ask = async move { multi_last(client, stream, &asked).await.map(Arc::new) };
         self.cache.try_get_with(subjects, ask).await
     }
 }
 
-pub(super) async fn latest<S: TickStore>(
-    State(api): State<Arc<Api<S>>>,
-    Query(pairs): Query<Vec<(String, String)>>,
-) -> Result<Response, Problem> {
-    let mut parameters = Parameters::new(pairs)?;
-    let list: String = parameters.required("topics")?;
-    parameters.finish()?;
-    let mut subjects = Vec::new();
-    for text in list.split(',') {
-        let topic: Topic = text
-            .parse()
-            .map_err(|error| Problem::parameter("topics", format!("{error}")))?;
-        subjects.push(subject::stored(&topic));
-    }
+/// Adds the resource.
+pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
+    to.get::<_, Page<Item>, _, _>(
+        "/v1/latest",
+        About {
+            id: "latest",
+            chapter: "latest",
+            summary: "The last value of each topic",
+            formats: Format::LISTS,
+        },
+        latest::<S>,
+    )
+}
+
+/// What `/v1/latest` takes.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Asked {
+    /// The topics, with commas between.
+    topics: List<Topic, MAX_TOPICS>,
+}
+
+async fn latest<S: TickStore>(
+    api: Arc<Api<S>>,
+    Call { query }: Call<Asked>,
+) -> Result<Answer, Problem> {
+    let topics = query.topics.0.iter();
+    let mut subjects: Vec<String> = topics.map(subject::stored).collect();
     subjects.sort_unstable();
     subjects.dedup();
-    if subjects.len() > MAX_TOPICS {
-        let detail = format!(
-            "topics names {} topics, the limit is {MAX_TOPICS}",
-            subjects.len()
-        );
-        return Err(Problem::parameter("topics", detail));
-    }
     let found = api
         .latest
         .read(subjects)
         .await
         .map_err(|error| Problem::from(&*error))?;
     let items = found.iter().map(|value| (value.seq, &*value.payload));
-    Ok(respond(items, None, BTreeMap::new()))
+    Answer::ticks(items, None, BTreeMap::new())
 }

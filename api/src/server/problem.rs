@@ -73,6 +73,12 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
+        Self::from(&problem)
+    }
+}
+
+impl From<&StoreError> for Problem {
+    fn from(problem: &StoreError) -> Self {
         error!(%problem, "history cannot be read");
         match problem {
             // Asking again does not mend it.

@@ -1,185 +1,337 @@
-//! Query parameters: each is checked, and an unknown or doubled one is refused by name.
+//! The query of a request as the type that its resource declares: whatever is unknown, doubled,
+//! missing or wrong is refused by name.
+//!
+//! The same type describes the parameters in `/openapi.json`, so neither can say what the other does
+//! not do. Its fields take their values from text; an empty value counts as absent.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::str::FromStr;
+mod parameters;
 
-use schemas::position::{Cursor, Epoch, StreamSeq};
-use schemas::time::UnixNanos;
+use std::fmt;
+
+use axum::http::Uri;
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer as _, Visitor};
+use serde::forward_to_deserialize_any;
 
 use super::problem::Problem;
-use crate::store::{Place, Progress};
 
-/// The most items of one page.
-pub(super) const MAX_LIMIT: u32 = 10_000;
-/// The items of a page where nothing is asked.
-const DEFAULT_LIMIT: u32 = 1_000;
+pub(super) use parameters::{At, Limit, List, Mark, OnDay, Order, Words};
 
-/// The parameters of one request; taken out one by one.
-pub(super) struct Parameters(BTreeMap<String, String>);
+/// The most bytes of a query: no list of ours is longer.
+const MAX_BYTES: usize = 32_768;
 
-impl Parameters {
-    /// Reads pairs of names and values.
-    pub(super) fn new(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
-        let mut parameters = BTreeMap::new();
-        for (name, value) in pairs {
-            if parameters.insert(name.clone(), value).is_some() {
-                return Err(Problem::parameter(&name, format!("{name} is given twice")));
-            }
+/// What people call the parameter in which other servers take a key: addresses end up in logs.
+const KEYS: [&str; 6] = ["key", "api_key", "apikey", "api-key", "x-api-key", "token"];
+
+/// Which parameter is wrong, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// Its name; empty where the query as a whole cannot be read.
+    pub(super) parameter: String,
+    /// What is wrong with it.
+    pub(super) detail: String,
+}
+
+impl Wrong {
+    /// Says what is wrong with a parameter.
+    pub(super) fn new(parameter: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            parameter: parameter.into(),
+            detail: detail.into(),
         }
-        Ok(Self(parameters))
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(Wrong { parameter, detail }: Wrong) -> Self {
+        Self::parameter(&parameter, detail)
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+impl de::Error for Wrong {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new("", message.to_string())
     }
 
-    /// A text that may be absent.
-    pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name).filter(|text| !text.is_empty())
+    fn missing_field(field: &'static str) -> Self {
+        Self::new(field, format!("{field} is missing"))
     }
 
-    /// A value that may be absent.
-    pub(super) fn optional<T: FromStr<Err: Display>>(
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::new(field, format!("{field} is given twice"))
+    }
+}
+
+/// Reads the query of an address.
+///
+/// # Errors
+///
+/// [`Wrong`] names the parameter.
+pub(super) fn read<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Wrong> {
+    let query = uri.query().unwrap_or_default();
+    if query.len() > MAX_BYTES {
+        let detail = format!("the query is longer than {MAX_BYTES} bytes");
+        return Err(Wrong::new("", detail));
+    }
+    let mut pairs = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decoded(name).ok_or_else(|| Wrong::new("", "a name is not UTF-8"))?;
+        let value =
+            decoded(value).ok_or_else(|| Wrong::new(&*name, format!("{name} is not UTF-8")))?;
+        pairs.push((name, value));
+    }
+    Q::deserialize(Query(pairs))
+}
+
+/// A part of a query as text, with `+` for a space.
+fn decoded(text: &str) -> Option<String> {
+    let spaced = text.replace('+', " ");
+    let bytes = percent_encoding::percent_decode_str(&spaced);
+    bytes.decode_utf8().ok().map(Into::into)
+}
+
+/// Pairs of names and values as a deserializer of structs.
+struct Query(Vec<(String, String)>);
+
+impl<'de> de::Deserializer<'de> for Query {
+    type Error = Wrong;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        mut self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        if let Some((name, _)) = self.0.iter().find(|(name, _)| !fields.contains(&&**name)) {
+            let name: String = name.chars().take(64).collect();
+            let detail = if KEYS.contains(&&*name.to_ascii_lowercase()) {
+                format!("{name}: a key must not stand in an address, send it as X-API-KEY")
+            } else {
+                format!("{name} is no parameter of this resource")
+            };
+            return Err(Wrong::new(name, detail));
+        }
+        self.0.retain(|(_, value)| !value.is_empty());
+        visitor.visit_map(Map {
+            pairs: self.0.into_iter(),
+            value: None,
+        })
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Wrong> {
+        Err(de::Error::custom("a query is a struct"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+struct Map {
+    pairs: std::vec::IntoIter<(String, String)>,
+    value: Option<(String, String)>,
+}
+
+impl<'de> de::MapAccess<'de> for Map {
+    type Error = Wrong;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
-        name: &str,
-    ) -> Result<Option<T>, Problem> {
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
-        };
-        self.text(name).map(parse).transpose()
-    }
-
-    /// A value that must be given.
-    pub(super) fn required<T: FromStr<Err: Display>>(&mut self, name: &str) -> Result<T, Problem> {
-        let missing = || Problem::parameter(name, format!("{name} is missing"));
-        self.optional(name)?.ok_or_else(missing)
-    }
-
-    /// A point in time: RFC 3339, or whole nanoseconds since 1970.
-    pub(super) fn time(&mut self, name: &str) -> Result<Option<UnixNanos>, Problem> {
-        let Some(text) = self.text(name) else {
+        seed: K,
+    ) -> Result<Option<K::Value>, Wrong> {
+        let Some((name, value)) = self.pairs.next() else {
             return Ok(None);
         };
-        let nanos = text.parse::<i64>().ok().or_else(|| {
-            let time: jiff::Timestamp = text.parse().ok()?;
-            i64::try_from(time.as_nanosecond()).ok()
-        });
-        nanos
-            .map(|nanos| Some(UnixNanos::new(nanos)))
-            .ok_or_else(|| {
-                Problem::parameter(
-                    name,
-                    format!("{name} must be RFC 3339 or whole nanoseconds since 1970"),
-                )
-            })
+        let name = &self.value.insert((name, value)).0;
+        let name: StrDeserializer<'_, Wrong> = name.as_str().into_deserializer();
+        seed.deserialize(name).map(Some)
     }
 
-    /// How many items.
-    pub(super) fn limit(&mut self) -> Result<u32, Problem> {
-        let Some(text) = self.text("limit") else {
-            return Ok(DEFAULT_LIMIT);
-        };
-        text.parse()
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
+        let taken = self.value.take();
+        let (name, value) = taken.ok_or_else(|| Wrong::new("", "a value without a name"))?;
+        seed.deserialize(Value(&value)).map_err(|wrong| {
+            let said = wrong.detail.starts_with(&name);
+            let detail = if said {
+                wrong.detail
+            } else {
+                format!("{name}: {}", wrong.detail)
+            };
+            Wrong::new(name, detail)
+        })
+    }
+}
+
+/// The value of a parameter: text, and whatever is made of text.
+struct Value<'a>(&'a str);
+
+impl<'de> de::Deserializer<'de> for Value<'_> {
+    type Error = Wrong;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        visitor.visit_str(self.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        if !variants.contains(&self.0) {
+            let text: String = self.0.chars().take(64).collect();
+            let detail = format!("{text:?} is none of {}", variants.join(", "));
+            return Err(de::Error::custom(detail));
+        }
+        let name: StrDeserializer<'_, Wrong> = self.0.into_deserializer();
+        visitor.visit_enum(name)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let largest = u64::MAX >> 1;
+        let number = self.0.parse().ok().filter(|number| *number <= largest);
+        let wrong = || de::Error::custom(format!("must be a whole number from 0 to {largest}"));
+        visitor.visit_u64(number.ok_or_else(wrong)?)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let wrong = |_| de::Error::custom("must be a whole number of 64 bits");
+        visitor.visit_i64(self.0.parse().map_err(wrong)?)
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let number = self
+            .0
+            .parse()
             .ok()
-            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .ok_or_else(|| {
-                Problem::parameter(
-                    "limit",
-                    format!("limit must be a whole number from 1 to {MAX_LIMIT}"),
-                )
-            })
+            .filter(|number: &f64| number.is_finite());
+        let wrong = || de::Error::custom("must be a number");
+        visitor.visit_f64(number.ok_or_else(wrong)?)
     }
 
-    /// Whether the newest come first.
-    pub(super) fn descending(&mut self) -> Result<bool, Problem> {
-        match self.text("order").as_deref() {
-            None | Some("asc") => Ok(false),
-            Some("desc") => Ok(true),
-            Some(_) => Err(Problem::parameter("order", "order must be asc or desc")),
-        }
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let wrong = |_| de::Error::custom("must be true or false");
+        visitor.visit_bool(self.0.parse().map_err(wrong)?)
     }
 
-    /// Behind which row a page begins.
-    pub(super) fn cursor(&mut self) -> Result<Option<Mark>, Problem> {
-        let Some(text) = self.text("cursor") else {
-            return Ok(None);
-        };
-        let wrong = || Problem::parameter("cursor", "cursor must be `next` of an earlier answer");
-        Mark::read(&text).map(Some).ok_or_else(wrong)
-    }
-
-    /// Refuses whatever was not asked for.
-    pub(super) fn finish(self) -> Result<(), Problem> {
-        match self.0.into_keys().next() {
-            None => Ok(()),
-            Some(name) => Err(Problem::parameter(
-                &name,
-                format!("{name} is no parameter of this resource"),
-            )),
-        }
-    }
-}
-
-/// Where the next page begins, and how far the stream was recorded when the first one was read: what
-/// is recorded between two pages may lie on neither, so no later page may promise more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// The last row of the page before.
-    pub(super) place: Place,
-    /// What the first page covered.
-    pub(super) covered: Option<Progress>,
-}
-
-impl Mark {
-    /// Writes it as an opaque cursor.
-    pub(super) fn write(self) -> String {
-        let (at, epoch, seq) = self.place;
-        let covered = self
-            .covered
-            .map(|Progress { epoch, floor }| format!("_{epoch}_{floor}"));
-        format!("{at}_{epoch}_{seq}{}", covered.unwrap_or_default())
-    }
-
-    fn read(text: &str) -> Option<Self> {
-        let mut parts = text.split('_');
-        let at = UnixNanos::new(parts.next()?.parse().ok()?);
-        let epoch: Epoch = parts.next()?.parse().ok()?;
-        let seq = StreamSeq::new(parts.next()?.parse().ok()?);
-        let covered = match parts.next() {
-            None => None,
-            Some(epoch) => {
-                let (epoch, floor): (Epoch, Cursor) =
-                    (epoch.parse().ok()?, parts.next()?.parse().ok()?);
-                Some(Progress { epoch, floor })
-            }
-        };
-        let place = (at, epoch, seq);
-        parts.next().is_none().then_some(Self { place, covered })
+    forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u16 u32 u128 f32 char str string bytes byte_buf unit
+        unit_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use schemas::id::{Symbol, Venue};
+    use serde::Deserialize;
+
     use super::*;
 
+    #[derive(Debug, Deserialize)]
+    struct Some {
+        venue: Venue,
+        symbol: Option<Symbol>,
+        #[serde(default)]
+        limit: Limit<10, 5>,
+        after: Option<u64>,
+        #[serde(default)]
+        order: Order,
+    }
+
+    fn asked(query: &str) -> Result<Some, Wrong> {
+        read(&format!("/x?{query}").parse().unwrap())
+    }
+
     #[test]
-    fn cursors_are_written_and_read() {
-        let epoch = Epoch::new(UnixNanos::new(77), 3);
-        let place = (UnixNanos::new(-5), epoch, StreamSeq::new(9));
-        let floor = Cursor::new(StreamSeq::new(8), UnixNanos::new(1_000));
-        for covered in [None, Some(Progress { epoch, floor })] {
-            let mark = Mark { place, covered };
-            assert_eq!(Mark::read(&mark.write()), Some(mark));
-        }
-        for bad in [
-            "",
-            "1",
-            "1_2",
-            "1_4d-3_x",
-            "1_4d-3_9_9",
-            "1_4d-3_9_4d-3",
-            "1_4d-3_9_4d-3_8",
-            "1_4d-3_9_4d-3_8.00000001_1",
+    fn values_are_what_the_type_says() {
+        let some = asked("venue=sim&symbol=BRK%2FB+%C3%A4&limit=7&after=9&order=desc&&").unwrap();
+        assert_eq!(some.venue.as_str(), "sim");
+        assert_eq!(some.symbol.unwrap().as_str(), "BRK/B ä");
+        assert_eq!((some.limit.get(), some.after), (7, Some(9)));
+        assert!(some.order.is_descending());
+        let some = asked("venue=sim&symbol=&limit=").unwrap();
+        assert_eq!((some.symbol, some.limit.get(), some.after), (None, 5, None));
+        assert!(!some.order.is_descending());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, parameter, detail) in [
+            ("", "venue", "venue is missing"),
+            ("venue=", "venue", "venue is missing"),
+            ("venue=x&venue=y", "venue", "venue is given twice"),
+            ("venue=x&limit", "", ""),
+            (
+                "venue=x&limt=1",
+                "limt",
+                "limt is no parameter of this resource",
+            ),
+            (
+                "venue=x&api_key=secret",
+                "api_key",
+                "api_key: a key must not stand in an address, send it as X-API-KEY",
+            ),
+            (
+                "venue=x&limit=11",
+                "limit",
+                "limit: must be a whole number from 1 to 10",
+            ),
+            (
+                "venue=x&limit=-1",
+                "limit",
+                "limit: must be a whole number from 1 to 10",
+            ),
+            (
+                "venue=x&after=1e3",
+                "after",
+                "after: must be a whole number from 0 to 9223372036854775807",
+            ),
+            (
+                "venue=x&after=9223372036854775808",
+                "after",
+                "after: must be a whole number from 0 to 9223372036854775807",
+            ),
+            (
+                "venue=x&order=up",
+                "order",
+                "order: \"up\" is none of asc, desc",
+            ),
+            ("venue=x&symbol=%FF", "symbol", "symbol is not UTF-8"),
+            ("venue=x&%FF=1", "", "a name is not UTF-8"),
+            (
+                "venue=%00",
+                "venue",
+                "venue \"\\0\" is not 1 to 16 characters of a-z, 0-9, _ and -",
+            ),
         ] {
-            assert_eq!(Mark::read(bad), None, "{bad}");
+            match asked(query) {
+                Ok(_) => assert_eq!(parameter, "", "{query}"),
+                Err(wrong) => assert_eq!(wrong, Wrong::new(parameter, detail), "{query}"),
+            }
         }
+        let long = asked(&format!("venue={}", "x".repeat(MAX_BYTES))).unwrap_err();
+        assert_eq!(long.detail, "the query is longer than 32768 bytes");
     }
 }

@@ -16,6 +16,8 @@ use crate::store::content;
 use crate::store::sqlite::Sqlite;
 use crate::store::{Content, Row, StoreError};
 
+mod lists;
+
 struct World {
     store: Sqlite,
     address: SocketAddr,
@@ -58,12 +60,16 @@ impl World {
             .connect("127.0.0.1:1")
             .await
             .unwrap();
+        let config = Config {
+            stream: "T".to_owned(),
+            store: store.clone(),
+            calendars: Arc::default(),
+            ws: "ws://127.0.0.1:8081".to_owned(),
+        };
         let api = Arc::new(Api {
-            config: Config {
-                stream: "T".to_owned(),
-                store: store.clone(),
-                ws: "ws://127.0.0.1:8081".to_owned(),
-            },
+            bars: config.bars(),
+            config,
+            directory: Directory::new(),
             latest: Latest::new(client, "T".to_owned()),
             metrics: Metrics::new(&mut Registry::default()),
             nonce: 1,
@@ -272,4 +278,38 @@ async fn a_kind_without_history_is_not_found() {
         assert_eq!(answer.status, 404, "{topic}");
         assert_eq!(answer.problem()["detail"], why);
     }
+}
+
+/// Every reference of a document, in order.
+fn references(value: &Value, found: &mut Vec<String>) {
+    if let Some(target) = value.get("$ref").and_then(Value::as_str) {
+        found.push(target.to_owned());
+    }
+    let items = value.as_array().into_iter().flatten();
+    let fields = value.as_object().into_iter().flat_map(|map| map.values());
+    items
+        .chain(fields)
+        .for_each(|inner| references(inner, found));
+}
+
+#[tokio::test]
+async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
+    let world = World::start().await;
+    let document = world.get("/openapi.json").await.json();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    for target in &found {
+        let target = target.strip_prefix('#').unwrap();
+        assert!(document.pointer(target).is_some(), "{target}");
+    }
+    assert!(found.contains(&"#/components/schemas/tick.trade".to_owned()));
+    let parameters = &document["paths"]["/v1/bars"]["get"]["parameters"];
+    let names: Vec<_> = parameters.as_array().unwrap().iter().collect();
+    let named = |name: &str| *names.iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!(named("venue")["required"], true);
+    assert_eq!(named("from")["required"], false);
+    assert_eq!(named("limit")["schema"]["maximum"], 10_000);
+    assert_eq!(named("order")["schema"]["oneOf"][1]["const"], "desc");
+    let interval = &named("interval")["schema"]["$ref"];
+    assert_eq!(interval, "#/components/schemas/Resolution");
 }

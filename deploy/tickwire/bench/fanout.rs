@@ -35,7 +35,6 @@ mod storm;
 mod swarm;
 mod tables;
 mod ticks;
-mod usage;
 mod zipf;
 
 use std::path::Path;

@@ -134,13 +134,3 @@ fn what_is_left_of_another_streams_venue_is_not_told() {
     let all = ">".parse().unwrap();
     assert_eq!(known.select(&all).count(), 1);
 }
-
-#[test]
-fn a_topic_id_names_its_stream() {
-    for (stream, index) in [(0, 0), (3, 7), (15, (1 << TOPIC_BITS) - 1)] {
-        let stream = StreamNo(stream);
-        let id = TopicId::new(stream, index).unwrap();
-        assert_eq!((id.stream(), id.index()), (stream, index));
-    }
-    assert_eq!(TopicId::new(StreamNo::FIRST, 1 << TOPIC_BITS), None);
-}

@@ -6,29 +6,25 @@
 //! Times are the recording's own: they may be of any day, and holes of more than an hour are not
 //! waited for.
 
+pub(crate) mod recording;
 mod trades;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemas::id::{FeedName, Venue};
 use schemas::tick::Tick;
 use schemas::time::UnixNanos;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::binance::Binance;
-use super::coinbase::Coinbase;
+use super::TIMES;
 use super::live::Rejects;
-use super::{TIMES, time};
 use crate::config::Format;
-use crate::feed::{Decoder, Feed, FeedError, Reason, Reject};
-use trades::Trades;
+use crate::feed::{Feed, FeedError, Reject};
+use recording::{Content, Line, next_line};
 
-/// The longest line that is read, in bytes.
-const MAX_LINE: usize = 16 * 1024 * 1024;
 /// The longest hole between two lines that is waited for, in recorded nanoseconds.
 const LONGEST_HOLE: u64 = 3_600_000_000_000;
 /// Lines per batch when replaying as fast as possible.
@@ -56,29 +52,6 @@ pub struct Replay {
     pending: Option<Line>,
 }
 
-/// What the lines of a recording are.
-enum Content {
-    Frames(Box<dyn Decoder>),
-    Trades(Trades),
-}
-
-struct Line {
-    due: UnixNanos,
-    played: Played,
-}
-
-enum Played {
-    Frame(String),
-    Ticks(Vec<Tick>),
-}
-
-#[derive(Deserialize)]
-struct Captured {
-    ts_ns: i64,
-    dir: String,
-    raw: Option<String>,
-}
-
 impl Replay {
     /// Opens a recording.
     ///
@@ -92,19 +65,10 @@ impl Replay {
         repeat: bool,
         rejects: Rejects,
     ) -> Result<Self, FeedError> {
-        let content = match format {
-            Format::Binance => {
-                Content::Frames(Box::new(Binance::new(venue, Vec::new(), Vec::new())))
-            }
-            Format::Coinbase => {
-                Content::Frames(Box::new(Coinbase::new(venue, feed, Vec::new(), Vec::new())))
-            }
-            Format::Csv => Content::Trades(Trades::new(venue)),
-        };
         Ok(Self {
             lines: BufReader::new(open(path)?),
             path: path.to_owned(),
-            format: content,
+            format: Content::of(format, venue, feed),
             speed,
             repeat,
             rejects,
@@ -130,18 +94,10 @@ impl Replay {
     fn read(&mut self) -> Result<Option<Line>, FeedError> {
         loop {
             self.number += 1;
-            let bytes = match self.line() {
-                Ok(Some(bytes)) => bytes,
+            let parsed = match next_line(&mut self.lines) {
+                Ok(Some(line)) => line.and_then(|line| self.format.parse(&line)),
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(self.failure(&error)),
-            };
-            let parsed = if bytes.len() >= MAX_LINE {
-                let message = format!("longer than {MAX_LINE} bytes");
-                Err(Reject::new(Reason::Size, message))
-            } else {
-                String::from_utf8(bytes)
-                    .map_err(|_| Reject::new(Reason::Malformed, "not UTF-8"))
-                    .and_then(|line| self.parse(&line))
             };
             match parsed {
                 Ok(Some(line)) => return Ok(Some(line)),
@@ -151,57 +107,9 @@ impl Replay {
         }
     }
 
-    /// The bytes of the next line; of one that is too long its start, and the rest is passed over.
-    fn line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
-        if (&mut self.lines)
-            .take(limit)
-            .read_until(b'\n', &mut bytes)?
-            == 0
-        {
-            return Ok(None);
-        }
-        if bytes.len() >= MAX_LINE && !bytes.ends_with(b"\n") {
-            self.lines.skip_until(b'\n')?;
-        }
-        Ok(Some(bytes))
-    }
-
     fn reject(&mut self, reject: &Reject) {
         let message = format!("line {}: {}", self.number, reject.message);
         self.rejects.note(&Reject::new(reject.reason, message));
-    }
-
-    fn parse(&mut self, line: &str) -> Result<Option<Line>, Reject> {
-        let line = line.trim_end_matches(['\r', '\n']);
-        if line.is_empty() {
-            return Ok(None);
-        }
-        if let Content::Trades(trades) = &mut self.format {
-            let ticks = trades.read(line)?;
-            let due = ticks.last().and_then(|tick| tick.head().event);
-            return Ok(due.map(|due| Line {
-                due,
-                played: Played::Ticks(ticks),
-            }));
-        }
-        let captured: Captured =
-            serde_json::from_str(line).map_err(|error| super::malformed(&error))?;
-        let due = time("ts_ns", Some(captured.ts_ns))?;
-        let raw = match (captured.dir.as_str(), captured.raw) {
-            ("in", Some(raw)) => raw,
-            ("out" | "open", _) => return Ok(None),
-            ("in", None) => return Err(Reject::new(Reason::Malformed, "dir is in without raw")),
-            (dir, _) => {
-                let message = format!("dir {dir:?} is none of in, out, open");
-                return Err(Reject::new(Reason::Malformed, message));
-            }
-        };
-        Ok(Some(Line {
-            due,
-            played: Played::Frame(raw),
-        }))
     }
 
     /// Starts the next pass, behind the one that ended; `false` if its times would be out of bounds.
@@ -216,10 +124,7 @@ impl Replay {
             return Ok(false);
         }
         self.lines = BufReader::new(open(&self.path)?);
-        match &mut self.format {
-            Content::Frames(decoder) => decoder.reset(),
-            Content::Trades(trades) => trades.reset(),
-        }
+        self.format.reset();
         self.pass += 1;
         self.number = 0;
         self.origin = None;
@@ -231,14 +136,8 @@ impl Replay {
         self.last = line.due;
         self.latest = self.latest.max(line.due);
         let from = ticks.len();
-        match (line.played, &mut self.format) {
-            (Played::Frame(raw), Content::Frames(decoder)) => {
-                if let Err(reject) = decoder.decode(&raw, line.due, ticks) {
-                    self.reject(&reject);
-                }
-            }
-            (Played::Ticks(more), _) => ticks.extend(more),
-            (Played::Frame(_), Content::Trades(_)) => {}
+        if let Err(reject) = self.format.decode(line, ticks) {
+            self.reject(&reject);
         }
         if self.pass > 0 {
             for tick in ticks.iter_mut().skip(from) {

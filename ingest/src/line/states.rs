@@ -18,7 +18,7 @@ struct State {
 }
 
 /// Last values, in the order in which they were first heard of.
-pub(super) struct States {
+pub(crate) struct States {
     index: HashMap<Topic, usize>,
     values: Vec<State>,
     refresh_after: i64,
@@ -31,7 +31,7 @@ pub(super) struct States {
 impl States {
     /// Values and when they were stored; what is older than `refresh_after` nanoseconds is sent
     /// again.
-    pub(super) fn new(stored: Vec<(Tick, UnixNanos)>, refresh_after: i64) -> Self {
+    pub(crate) fn new(stored: Vec<(Tick, UnixNanos)>, refresh_after: i64) -> Self {
         let mut states = Self {
             index: HashMap::with_capacity(stored.len()),
             values: Vec::with_capacity(stored.len()),
@@ -52,7 +52,7 @@ impl States {
 
     /// Takes in a value that is published at `now`; `false` if it equals the last one but for times,
     /// sequence and flags, and need not be.
-    pub(super) fn is_news(&mut self, tick: &mut Tick, now: UnixNanos) -> bool {
+    pub(crate) fn is_news(&mut self, tick: &mut Tick, now: UnixNanos) -> bool {
         let known = self.index.get(&tick.topic()).copied();
         if let Some(state) = known.and_then(|index| self.values.get(index)) {
             let head = std::mem::replace(tick.head_mut(), state.tick.head().clone());

@@ -1,7 +1,7 @@
 //! The judge is judged: every kind of violation is found, and nothing else.
 
 use super::*;
-use crate::nomad::Wish;
+use crate::record::Wish;
 
 const TOPIC: &str = "quote.sim.A";
 

@@ -18,7 +18,7 @@ use super::report::{Load, kib, ratio, thousands_per_second};
 use super::server::Server;
 use super::shape::Shape;
 use super::swarm::{Dialect, Plan, Swarm, Tally};
-use super::usage;
+use crate::bench::usage;
 
 /// Between the decision to publish and the first tick.
 const LEAD: Duration = Duration::from_millis(300);

@@ -11,7 +11,7 @@ use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
 use super::publisher::Outlet;
-use super::usage::{self, Usage};
+use crate::bench::usage::{self, Usage};
 
 /// How long anything may take to start or to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

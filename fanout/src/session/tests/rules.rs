@@ -1,5 +1,6 @@
 //! Single rules that random histories meet too seldom.
 
+use std::array;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,69 +14,141 @@ use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::session::{Reply, Session};
-use crate::store::{Store, StreamNo, Venues};
+use crate::store::{Live, Store, StreamNo, Venues};
+
+const EPOCH: Epoch = Epoch::new(UnixNanos::new(5), 0);
+const TIME: UnixNanos = UnixNanos::new(1);
+/// More than all that these tests are told.
+const ROOM: usize = 64_000;
+
+/// A shard with one client.
+struct Desk<const N: usize> {
+    stores: [Arc<Store>; N],
+    indexes: [Index; N],
+    session: Session,
+    now: Instant,
+}
+
+/// Streams by their names, and how far each has expired.
+fn streams<const N: usize>(expired: [(&'static str, u64); N]) -> [Arc<Store>; N] {
+    let mut numbers = StreamNo::all(N);
+    expired.map(|(name, expired)| {
+        let store = Store::new(name, numbers.next().unwrap(), 1_000_000);
+        let expired = StreamSeq::new(expired);
+        store.write().begin(EPOCH, expired.next(), expired);
+        Arc::new(store)
+    })
+}
+
+/// Publishes a tick that says its kind only.
+fn publish(store: &Store, kind: &str, symbol: &str, seq: u64) -> Arc<Live> {
+    let subject = format!("tick.{kind}.x.{symbol}");
+    let payload = format!("\u{81}\u{a1}k\u{a5}{kind}");
+    let payload: Vec<u8> = payload
+        .chars()
+        .map(|one| u8::try_from(one).unwrap())
+        .collect();
+    let (seq, time) = (
+        StreamSeq::new(seq),
+        UnixNanos::new(i64::try_from(seq).unwrap()),
+    );
+    let mut known = store.write();
+    (known.head, known.head_time) = (seq, time);
+    known.apply(&subject, seq, time, &payload).unwrap()
+}
+
+fn subscribe(topics: &[&str]) -> Subscribe {
+    let topics = topics.iter().map(|&topic| topic.to_owned()).collect();
+    Subscribe {
+        topics,
+        ..Subscribe::default()
+    }
+}
+
+/// A client has `topic` up to `pos` of `stream`.
+fn has(stream: &str, topic: &str, pos: u64) -> (String, From) {
+    let s = BTreeMap::from([(topic.to_owned(), StreamSeq::new(pos))]);
+    let (e, c) = (EPOCH, None);
+    (stream.to_owned(), From { e, c, s })
+}
+
+impl<const N: usize> Desk<N> {
+    /// The client comes when the streams are where they are.
+    fn new(stores: [Arc<Store>; N]) -> Self {
+        let now = Instant::now();
+        let session = connected(&stores, now);
+        let indexes = array::from_fn(|_| Index::default());
+        Self {
+            stores,
+            indexes,
+            session,
+            now,
+        }
+    }
+
+    fn carry_out(&mut self, op: ClientOp) {
+        let mut cx = Reply {
+            stores: &self.stores,
+            indexes: &mut self.indexes,
+            now: self.now,
+        };
+        self.session.carry_out(op, &mut cx);
+    }
+
+    fn subscribe(&mut self, op: Subscribe) {
+        self.carry_out(ClientOp::Subscribe(op));
+    }
+
+    /// What the client is told after so many seconds.
+    fn told_after(&mut self, secs: u64) -> String {
+        self.told((ROOM, self.now + Duration::from_secs(secs)))
+    }
+
+    fn told(&mut self, (room, at): (usize, Instant)) -> String {
+        let mut out = Vec::new();
+        let all = (&mut out, None);
+        self.session
+            .fill(&self.stores, room, at, TIME, all)
+            .unwrap();
+        String::from_utf8(out).unwrap()
+    }
+}
+
+fn connected<const N: usize>(stores: &[Arc<Store>; N], now: Instant) -> Session {
+    let heads = stores.each_ref().map(|store| store.read().head);
+    let metrics = Metrics::new(&mut Registry::default());
+    Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now)
+}
 
 /// Many conflated values become due together: the client reads at once, so it stays.
 #[test]
 fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
-    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-    let store = &stores[0];
-    let epoch = Epoch::new(UnixNanos::new(5), 0);
-    store
-        .write()
-        .begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
-    let publish = |seq: u64| {
-        let subject = format!("tick.quote.x.S{}", seq % 200);
-        let time = UnixNanos::new(i64::try_from(seq).unwrap());
-        let mut known = store.write();
-        known.head = StreamSeq::new(seq);
-        known.head_time = time;
-        // {"k":"quote"}: enough to be passed on.
-        let payload = b"\x81\xa1k\xa5quote";
-        known
-            .apply(&subject, StreamSeq::new(seq), time, payload)
-            .unwrap()
-    };
+    let [store] = streams([("T", 0)]);
+    let quote = |seq: u64| publish(&store, "quote", &format!("S{}", seq % 200), seq);
     for seq in 1..=200 {
-        publish(seq);
+        quote(seq);
     }
-    let (mut indexes, now) = ([Index::default()], Instant::now());
-    let metrics = Metrics::new(&mut Registry::default());
-    let mut session = Session::new(
-        (ConnId(1), Encoding::Json),
-        LIMITS,
-        metrics,
-        [StreamSeq::new(200)],
-        now,
-    );
-    let op = Subscribe {
+    let mut desk = Desk::new([Arc::clone(&store)]);
+    desk.subscribe(Subscribe {
         id: Some(1),
-        topics: vec!["quote.x.*".to_owned()],
         snapshot: Some(false),
         conflate: Conflate::Millis(60_000),
-        from: BTreeMap::new(),
-    };
-    let mut cx = Reply {
-        stores: &stores,
-        indexes: &mut indexes,
-        now,
-    };
-    session.carry_out(ClientOp::Subscribe(op), &mut cx);
+        ..subscribe(&["quote.x.*"])
+    });
     for seq in 201..=400 {
-        session.deliver(&publish(seq), now).unwrap();
+        desk.session.deliver(&quote(seq), desk.now).unwrap();
     }
-    session.applied(StreamNo::FIRST, StreamSeq::new(400));
+    desk.session.applied(StreamNo::FIRST, StreamSeq::new(400));
     let mut out = Vec::new();
-    let later = now + Duration::from_secs(2);
+    let later = desk.now + Duration::from_secs(2);
     let mut count = 0;
-    while session.has_work(later) {
-        let clock = UnixNanos::new(1);
-        count += session
-            .fill(&stores, 64_000, later, clock, (&mut out, None))
-            .unwrap();
+    while desk.session.has_work(later) {
+        let all = (&mut out, None);
+        let filled = desk.session.fill(&desk.stores, ROOM, later, TIME, all);
+        count += filled.unwrap();
         out.clear();
         if count == 0 {
-            session.heartbeat();
+            desk.session.heartbeat();
         }
     }
     assert!(count > 200, "{count} messages");
@@ -84,28 +157,14 @@ fn a_heartbeat_does_not_close_a_client_that_keeps_up() {
 /// One write for all values of an interval, and at most one value of a topic in each.
 #[test]
 fn values_that_are_conflated_over_a_time_leave_together() {
-    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-    let store = &stores[0];
-    let epoch = Epoch::new(UnixNanos::new(5), 0);
-    store
-        .write()
-        .begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
-    let (mut indexes, now) = ([Index::default()], Instant::now());
-    let metrics = Metrics::new(&mut Registry::default());
-    let head = StreamSeq::ZERO;
-    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
-    let op = Subscribe {
-        topics: vec!["quote.x.*".to_owned()],
+    let [store] = streams([("T", 0)]);
+    let mut desk = Desk::new([Arc::clone(&store)]);
+    desk.subscribe(Subscribe {
         snapshot: Some(false),
         conflate: Conflate::Millis(250),
-        ..Subscribe::default()
-    };
-    let mut cx = Reply {
-        stores: &stores,
-        indexes: &mut indexes,
-        now,
-    };
-    session.carry_out(ClientOp::Subscribe(op), &mut cx);
+        ..subscribe(&["quote.x.*"])
+    });
+    let now = desk.now;
     let after = |millis: u64| now + Duration::from_millis(millis);
     let cases = [
         (1, 0, 250),
@@ -115,17 +174,10 @@ fn values_that_are_conflated_over_a_time_leave_together() {
         (5, 700, 750),
     ];
     for (seq, published, due) in cases {
-        let live = {
-            let mut known = store.write();
-            known.head = StreamSeq::new(seq);
-            let subject = format!("tick.quote.x.S{seq}");
-            let payload = b"\x81\xa1k\xa5quote";
-            let time = UnixNanos::new(1);
-            known.apply(&subject, StreamSeq::new(seq), time, payload)
-        };
-        let live = live.unwrap();
-        session.born(&live.topic, live.seq, &mut cx.indexes[0]);
-        let delivered = session.deliver(&live, after(published)).unwrap();
+        let live = publish(&store, "quote", &format!("S{seq}"), seq);
+        desk.session
+            .born(&live.topic, live.seq, &mut desk.indexes[0]);
+        let delivered = desk.session.deliver(&live, after(published)).unwrap();
         assert_eq!(
             delivered,
             Some(after(due)),
@@ -138,129 +190,83 @@ fn values_that_are_conflated_over_a_time_leave_together() {
 /// has. A position that no broker ever confirms is one.
 #[test]
 fn a_position_ahead_of_this_replica_waits_for_the_broker() {
-    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-    let store = &stores[0];
-    let epoch = Epoch::new(UnixNanos::new(5), 0);
-    let begin = (StreamSeq::new(1), StreamSeq::ZERO);
-    store.write().begin(epoch, begin.0, begin.1);
-    let publish = |seq: u64| {
-        let mut known = store.write();
-        let time = UnixNanos::new(i64::try_from(seq).unwrap());
-        (known.head, known.head_time) = (StreamSeq::new(seq), time);
-        let payload = b"\x81\xa1k\xa5trade";
-        known
-            .apply("tick.trade.x.A", StreamSeq::new(seq), time, payload)
-            .unwrap()
+    let [store] = streams([("T", 0)]);
+    publish(&store, "trade", "A", 1);
+    let mut desk = Desk::new([Arc::clone(&store)]);
+    let resume = |desk: &mut Desk<1>, pos: u64, secs: u64| {
+        let begun = desk.now;
+        desk.now = begun + Duration::from_secs(secs);
+        desk.session = connected(&desk.stores, desk.now);
+        desk.subscribe(Subscribe {
+            from: [has("T", "trade.x.A", pos)].into(),
+            ..subscribe(&["trade.x.A"])
+        });
+        desk.now = begun;
     };
-    publish(1);
-    let (mut indexes, now) = ([Index::default()], Instant::now());
-    let mut resumed = |pos: u64, secs: u64| {
-        let metrics = Metrics::new(&mut Registry::default());
-        let (head, now) = (store.read().head, now + Duration::from_secs(secs));
-        let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
-        let from = From {
-            e: epoch,
-            c: None,
-            s: [("trade.x.A".to_owned(), StreamSeq::new(pos))].into(),
-        };
-        let op = Subscribe {
-            topics: vec!["trade.x.A".to_owned()],
-            from: [("T".to_owned(), from)].into(),
-            ..Subscribe::default()
-        };
-        let mut cx = Reply {
-            stores: &stores,
-            indexes: &mut indexes,
-            now,
-        };
-        session.carry_out(ClientOp::Subscribe(op), &mut cx);
-        session
-    };
-    let heard = |session: &mut Session, secs: u64| {
-        let (mut out, at) = (Vec::new(), now + Duration::from_secs(secs));
-        let clock = UnixNanos::new(1);
-        let all = (&mut out, None);
-        session.fill(&stores, 64_000, at, clock, all).unwrap();
-        String::from_utf8(out).unwrap()
-    };
-    let mut session = resumed(3, 2);
+    let begun = desk.now;
     let survey = |last: u64, secs: u64| {
-        let asked = now + Duration::from_secs(secs);
+        let asked = begun + Duration::from_secs(secs);
         store.write().surveyed(StreamSeq::new(last), asked);
     };
+    resume(&mut desk, 3, 2);
     // Asked before anybody came with it, the leader had less.
     survey(1, 1);
     for secs in [3, 13, 14, 60, 61] {
-        let said = heard(&mut session, secs);
+        let said = desk.told_after(secs);
         assert!(!said.contains("reset"), "after {secs} s: {said}");
     }
     // Now it has more than this replica was told.
     survey(4, 70);
-    let said = heard(&mut session, 75);
+    let said = desk.told_after(75);
     assert!(!said.contains("reset"), "{said}");
     for seq in 2..=4 {
-        session.deliver(&publish(seq), now).unwrap();
-        session.applied(StreamNo::FIRST, StreamSeq::new(seq));
+        let live = publish(&store, "trade", "A", seq);
+        desk.session.deliver(&live, begun).unwrap();
+        desk.session.applied(StreamNo::FIRST, live.seq);
     }
-    let said = heard(&mut session, 76);
+    let said = desk.told_after(76);
     assert!(said.contains("\"s\":4,"), "{said}");
     assert!(!said.contains("reset"), "{said}");
-    let mut session = resumed(99, 80);
+    resume(&mut desk, 99, 80);
     survey(4, 85);
-    assert!(!heard(&mut session, 86).contains("reset"));
-    assert!(heard(&mut session, 91).contains("reset"));
+    assert!(!desk.told_after(86).contains("reset"));
+    assert!(desk.told_after(91).contains("reset"));
 }
 
 /// What expired unread is told behind all that is still waited for, and also if that is let go of.
 #[test]
 fn what_expired_unread_is_told_though_nobody_waits_any_more() {
     for trimmed_again in [false, true] {
-        let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-        let store = &stores[0];
-        let epoch = Epoch::new(UnixNanos::new(5), 0);
-        let (head, now) = (StreamSeq::new(1), Instant::now());
-        store.write().begin(epoch, head, StreamSeq::ZERO);
-        let payload = b"\x81\xa1k\xa5trade";
-        let time = UnixNanos::new(1);
-        store.write().apply("tick.trade.x.B", head, time, payload);
-        let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
-        let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
-        let mut cx = Reply {
-            stores: &stores,
-            indexes: &mut indexes,
-            now,
-        };
-        let waiting = "trade.x.B".to_owned();
-        let op = Subscribe {
-            topics: vec!["*.x.A".to_owned(), waiting.clone()],
+        let [store] = streams([("T", 0)]);
+        publish(&store, "trade", "B", 1);
+        let mut desk = Desk::new([Arc::clone(&store)]);
+        let waiting = "trade.x.B";
+        desk.subscribe(Subscribe {
             snapshot: Some(true),
-            ..Subscribe::default()
-        };
-        session.carry_out(ClientOp::Subscribe(op), &mut cx);
-        let trim = |session: &mut Session, from: u64, to: u64| {
+            ..subscribe(&["*.x.A", waiting])
+        });
+        let trim = |desk: &mut Desk<1>, from: u64, to: u64| {
             let span = (StreamSeq::new(from), StreamSeq::new(to));
             store.write().trimmed(span.1);
-            session.trimmed(&store.read(), span, now).unwrap();
+            let told = desk.session.trimmed(&store.read(), span, desk.now);
+            told.unwrap();
         };
-        trim(&mut session, 2, 5);
-        let topics = vec![waiting];
-        session.carry_out(ClientOp::Unsubscribe { id: None, topics }, &mut cx);
+        trim(&mut desk, 2, 5);
+        let topics = vec![waiting.to_owned()];
+        desk.carry_out(ClientOp::Unsubscribe { id: None, topics });
         let to = if trimmed_again { 9 } else { 5 };
-        let mut out = Vec::new();
+        let mut said = String::new();
         if trimmed_again {
-            trim(&mut session, 6, to);
+            trim(&mut desk, 6, to);
         } else {
             // The answers go first.
-            let answers = (&mut out, None);
-            session.fill(&stores, 1, now, time, answers).unwrap();
-            assert!(session.has_work(now), "the gap is still owed");
+            said = desk.told((1, desk.now));
+            assert!(desk.session.has_work(desk.now), "the gap is still owed");
         }
-        let rest = (&mut out, None);
-        session.fill(&stores, 64_000, now, time, rest).unwrap();
-        let said = String::from_utf8(out).unwrap();
+        said += &desk.told_after(0);
         let gap = format!(r#""c":"*.x.A","from":2,"to":{to},"#);
         assert!(said.contains(&gap), "{said}");
-        assert!(!session.has_work(now), "{said}");
+        assert!(!desk.session.has_work(desk.now), "{said}");
     }
 }
 
@@ -268,37 +274,17 @@ fn what_expired_unread_is_told_though_nobody_waits_any_more() {
 /// before.
 #[test]
 fn what_another_stream_carried_begins_anew() {
-    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-    let store = &stores[0];
-    let (epoch, origin) = (Epoch::new(UnixNanos::new(5), 0), StreamSeq::new(4));
-    let (head, now, time) = (origin.next(), Instant::now(), UnixNanos::new(1));
+    let [store] = streams([("T", 4)]);
     store.write().venues = Venues::of(["tick.*.x.>"]);
-    store.write().begin(epoch, head, StreamSeq::ZERO);
-    let payload = b"\x81\xa1k\xa5trade";
-    store.write().apply("tick.trade.x.A", head, time, payload);
-    let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
-    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
+    publish(&store, "trade", "A", 5);
+    let mut desk = Desk::new([store]);
     let mut said = |topic: &str, from: &[(&str, &str)]| {
-        let from = from.iter().map(|(stream, topic)| {
-            let s = BTreeMap::from([((*topic).to_owned(), StreamSeq::new(2))]);
-            let (e, c) = (epoch, None);
-            ((*stream).to_owned(), From { e, c, s })
-        });
-        let op = Subscribe {
-            topics: vec![topic.to_owned()],
+        let from = from.iter().map(|(stream, topic)| has(stream, topic, 2));
+        desk.subscribe(Subscribe {
             from: from.collect(),
-            ..Subscribe::default()
-        };
-        let mut cx = Reply {
-            stores: &stores,
-            indexes: &mut indexes,
-            now,
-        };
-        session.carry_out(ClientOp::Subscribe(op), &mut cx);
-        let mut out = Vec::new();
-        let all = (&mut out, None);
-        session.fill(&stores, 64_000, now, time, all).unwrap();
-        String::from_utf8(out).unwrap()
+            ..subscribe(&[topic])
+        });
+        desk.told_after(0)
     };
     said("trade.x.A", &[]);
     let again = said("trade.x.A", &[("T", "trade.x.B"), ("U", "trade.x.A")]);
@@ -316,132 +302,73 @@ fn what_another_stream_carried_begins_anew() {
 /// Nobody goes on from a history that he was not told of.
 #[test]
 fn a_history_is_promised_once_its_reset_was_told() {
-    let mut numbers = StreamNo::all(2);
-    let stores = ["T", "U"].map(|name| {
-        let store = Store::new(name, numbers.next().unwrap(), 1_000_000);
-        Arc::new(store)
-    });
-    let (head, now, time) = (StreamSeq::new(1), Instant::now(), UnixNanos::new(1));
+    let stores = streams([("T", 0), ("U", 0)]);
     let begin = |store: &Store, generation: u32, head: StreamSeq| {
-        let epoch = Epoch::new(UnixNanos::new(5), generation);
+        let epoch = Epoch::new(EPOCH.created(), generation);
         let mut known = store.write();
         known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
-        (known.head, known.head_time) = (head, time);
+        (known.head, known.head_time) = (head, TIME);
         epoch
     };
-    let metrics = Metrics::new(&mut Registry::default());
-    let heads = [head, head];
-    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now);
-    for (number, store) in StreamNo::all(2).zip(&stores) {
-        session.begin(number, Some(begin(store, 0, head)));
+    for store in &stores {
+        begin(store, 0, StreamSeq::new(1));
     }
-    let beat = |session: &mut Session| {
-        session.heartbeat();
-        let (mut out, marks) = (Vec::new(), None);
-        let filled = session.fill(&stores, 64_000, now, time, (&mut out, marks));
-        assert!(filled.is_ok());
+    let mut desk = Desk::new(stores);
+    for number in StreamNo::all(2) {
+        desk.session.begin(number, Some(EPOCH));
+    }
+    let beat = |desk: &mut Desk<2>| {
+        desk.session.heartbeat();
+        desk.told_after(0);
     };
-    assert_eq!(session.promise(), None);
-    beat(&mut session);
-    assert!(session.promise().is_some());
-    stores[1].write().forget();
-    let epoch = begin(&stores[1], 1, StreamSeq::ZERO);
-    session.reset(&stores[1].read(), epoch, StreamSeq::ZERO);
-    assert_eq!(session.promise(), None);
-    beat(&mut session);
-    let promised = session.promise().unwrap();
+    assert_eq!(desk.session.promise(), None);
+    beat(&mut desk);
+    assert!(desk.session.promise().is_some());
+    let store = Arc::clone(&desk.stores[1]);
+    store.write().forget();
+    let epoch = begin(&store, 1, StreamSeq::ZERO);
+    desk.session.reset(&store.read(), epoch, StreamSeq::ZERO);
+    assert_eq!(desk.session.promise(), None);
+    beat(&mut desk);
+    let promised = desk.session.promise().unwrap();
     assert_eq!(promised[1], (epoch, Cursor::BEGINNING));
 }
 
 /// One of two streams has nothing left: what may be gone back to is told all the same.
 #[test]
 fn an_expired_stream_takes_nobodys_place() {
-    let numbers: Vec<StreamNo> = StreamNo::all(2).collect();
-    let stores = [
-        Arc::new(Store::new("A", numbers[0], 1_000_000)),
-        Arc::new(Store::new("B", numbers[1], 1_000_000)),
-    ];
-    let epoch = Epoch::new(UnixNanos::new(5), 0);
-    let subject = "tick.trade.x.A";
-    {
-        let mut known = stores[0].write();
-        known.begin(epoch, StreamSeq::new(1), StreamSeq::ZERO);
-        let payload = b"\x81\xa1k\xa5trade";
-        known.apply(subject, StreamSeq::new(1), UnixNanos::new(1), payload);
-        (known.head, known.head_time) = (StreamSeq::new(1), UnixNanos::new(1));
+    let stores = streams([("A", 0), ("B", 100)]);
+    publish(&stores[0], "trade", "A", 1);
+    let mut desk = Desk::new(stores);
+    for number in StreamNo::all(2) {
+        desk.session.begin(number, Some(EPOCH));
     }
-    // Everything up to 100 has expired.
-    stores[1]
-        .write()
-        .begin(epoch, StreamSeq::new(101), StreamSeq::new(100));
-    let (mut indexes, now) = ([Index::default(), Index::default()], Instant::now());
-    let metrics = Metrics::new(&mut Registry::default());
-    let heads = [StreamSeq::new(1), StreamSeq::new(100)];
-    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now);
-    for number in numbers {
-        session.begin(number, Some(epoch));
-    }
-    let op = Subscribe {
-        topics: vec!["trade.x.A".to_owned()],
-        ..Subscribe::default()
-    };
-    let mut cx = Reply {
-        stores: &stores,
-        indexes: &mut indexes,
-        now,
-    };
-    session.carry_out(ClientOp::Subscribe(op), &mut cx);
-    session.heartbeat();
-    let mut out = Vec::new();
-    session
-        .fill(&stores, 64_000, now, UnixNanos::new(1), (&mut out, None))
-        .unwrap();
-    assert!(session.promise().is_some());
+    desk.subscribe(subscribe(&["trade.x.A"]));
+    desk.session.heartbeat();
+    desk.told_after(0);
+    assert!(desk.session.promise().is_some());
 }
 
 /// A pattern is declared to have expired from where the lowest of its topics is, which may be owed more
 /// than the pattern itself: what is told of the pattern moves all of them.
 #[test]
 fn what_expired_of_a_pattern_begins_where_its_lowest_topic_is() {
-    let stores = [Arc::new(Store::new("T", StreamNo::FIRST, 1_000_000))];
-    let store = &stores[0];
-    let epoch = Epoch::new(UnixNanos::new(5), 0);
-    let (now, time, head) = (Instant::now(), UnixNanos::new(1), StreamSeq::new(3));
-    let begin = (StreamSeq::new(1), StreamSeq::ZERO);
-    store.write().begin(epoch, begin.0, begin.1);
+    let [store] = streams([("T", 0)]);
     for seq in 1..=3 {
-        let payload = b"\x81\xa1k\xa5trade";
-        let seq = StreamSeq::new(seq);
-        store.write().apply("tick.trade.x.A", seq, time, payload);
+        publish(&store, "trade", "A", seq);
     }
-    let (mut indexes, metrics) = ([Index::default()], Metrics::new(&mut Registry::default()));
-    let mut session = Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, [head], now);
-    let mut subscribe = |text: &str, pos: u64| {
-        let from = From {
-            e: epoch,
-            c: None,
-            s: [(text.to_owned(), StreamSeq::new(pos))].into(),
-        };
-        let op = Subscribe {
-            topics: vec![text.to_owned()],
-            from: [("T".to_owned(), from)].into(),
-            ..Subscribe::default()
-        };
-        let mut cx = Reply {
-            stores: &stores,
-            indexes: &mut indexes,
-            now,
-        };
-        session.carry_out(ClientOp::Subscribe(op), &mut cx);
+    let mut desk = Desk::new([Arc::clone(&store)]);
+    let resume = |desk: &mut Desk<1>, topic: &str, pos: u64| {
+        desk.subscribe(Subscribe {
+            from: [has("T", topic, pos)].into(),
+            ..subscribe(&[topic])
+        });
     };
-    subscribe("trade.x.A", 1);
+    resume(&mut desk, "trade.x.A", 1);
     // The shard has not heard of it.
     store.write().trimmed(StreamSeq::new(9));
-    subscribe("trade.>", 3);
-    let mut out = Vec::new();
-    let all = (&mut out, None);
-    session.fill(&stores, 64_000, now, time, all).unwrap();
-    let said = String::from_utf8(out).unwrap();
+    resume(&mut desk, "trade.>", 3);
+    let said = desk.told_after(0);
     let gap = r#""c":"trade.>","from":2,"to":9,"#;
     assert!(said.contains(gap), "{said}");
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use schemas::id::Kind;
 
+use super::recording::MAX_LINE;
 use super::*;
 use crate::metrics::Metrics;
 

@@ -12,7 +12,7 @@ use crate::feeds::{Instruments, rfc3339, time};
 const COLUMNS: [&str; 6] = ["time", "symbol", "id", "price", "size", "side"];
 
 /// Reads rows.
-pub(super) struct Trades {
+pub(crate) struct Trades {
     venue: Venue,
     /// Places of the columns, once the header was read.
     columns: Option<[usize; 6]>,

@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
+pub(in crate::bench) struct Usage {
     /// User and system time of all its threads.
-    pub(super) cpu: Duration,
+    pub(in crate::bench) cpu: Duration,
     /// Resident bytes, now.
-    pub(super) resident: u64,
+    pub(in crate::bench) resident: u64,
 }
 
 /// Asks for a process; its threads are counted in.
@@ -19,7 +19,7 @@ pub(super) struct Usage {
 /// # Errors
 ///
 /// It has ended.
-pub(super) fn of(pid: u32) -> Result<Usage> {
+pub(in crate::bench) fn of(pid: u32) -> Result<Usage> {
     let read = |what: &str| {
         fs::read_to_string(format!("/proc/{pid}/{what}"))
             .with_context(|| format!("process {pid} has ended"))
@@ -38,7 +38,7 @@ pub(super) fn of(pid: u32) -> Result<Usage> {
 /// # Errors
 ///
 /// The system does not say.
-pub(super) fn of_all() -> Result<Duration> {
+pub(in crate::bench) fn of_all() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
     let ticks = busy_ticks(&stat).context("/proc/stat cannot be read")?;
     Ok(time(ticks))
