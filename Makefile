@@ -12,10 +12,10 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SEEDS ?= 0..1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test soak simulate check bench
+.PHONY: help setup clients run test soak simulate check bench bench-store
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
 	cargo run --locked --release --bin tickwire -- up \
@@ -27,12 +27,15 @@ test: setup clients ## Run every test against a real broker; the whole system in
 
 soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
 	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
-	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume::
+	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume:: recorders::
 
 bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, and the whole system; BENCH="--only a,b" is part of the first
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
+
+bench-store: ## Measure how fast history is stored, beside a plain COPY: BENCH="--rows 400000"
+	cargo run --locked --release --example store -- $(BENCH)
 
 simulate: ## Run random histories of readers, sessions and clients: SEEDS=from..to, or SEED=n to replay one
 	TICKWIRE_SEEDS="$(or $(SEED),$(SEEDS))" cargo test --locked --release -p fanout --lib \

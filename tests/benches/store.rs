@@ -1,7 +1,7 @@
 //! How many rows a second the recorder's store takes: Postgres and SQLite, beside a plain COPY of the
 //! same rows into the same tables on the same server.
 //!
-//! `cargo run --release --example store`; the last line is JSON.
+//! `make bench-store`; the last line is JSON.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -33,8 +33,8 @@ struct Args {
     #[arg(long, default_value = "200000")]
     rows: u64,
 
-    /// Rows of each transaction
-    #[arg(long, default_value = "20000")]
+    /// Rows of each transaction: as many as the recorder fetches
+    #[arg(long, default_value = "2000")]
     batch: usize,
 
     /// Instruments

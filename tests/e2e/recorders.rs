@@ -177,7 +177,8 @@ async fn replicas_and_a_database_that_die_record_everything_once() -> Result<()>
     for ingest in &mut fleet.ingests {
         ingest.start()?;
     }
-    let done = chaos(&mut fleet, &mut server, &mut recorders, &scale, &mut rng).await;
+    let chaos = chaos(&mut fleet, &mut server, &mut recorders, &scale, &mut rng);
+    let done = Box::pin(chaos).await;
     done.with_context(|| last_words(seed, &recorders, &fleet))?;
     let nats = fleet.client().await?;
     let ledger = Ledger::read(&nats, STREAM).await?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::Client;
 use rust_decimal::Decimal;
 use schemas::codec;
+use schemas::decimal::Price;
 use schemas::id::{Interval, Kind, Symbol};
 use schemas::position::StreamSeq;
 use schemas::subject;
@@ -71,7 +72,7 @@ impl Candle {
     }
 
     fn is(&self, bar: &Bar) -> bool {
-        let prices = [bar.open, bar.high, bar.low, bar.close].map(|price| price.get());
+        let prices = [bar.open, bar.high, bar.low, bar.close].map(Price::get);
         prices == [self.first.1, self.high, self.low, self.last.1]
             && bar.volume.get() == self.volume
             && bar.trades == self.trades

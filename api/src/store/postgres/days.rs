@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use super::schema::alone;
 use super::{StoreError, begin};
 
-const NANOS: i64 = 86_400_000_000_000;
+/// A day.
+pub(super) const NANOS: i64 = 86_400_000_000_000;
 /// Days made ahead of their first event.
 const AHEAD: i64 = 2;
 /// Days ago that are still worth a partition.

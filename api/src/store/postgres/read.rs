@@ -2,14 +2,18 @@
 
 use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use super::StoreError;
+use super::{StoreError, days};
 use crate::store::statements::{
     self, PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement, position_statement,
     span_of,
 };
 use crate::store::{Found, Listed, Page, Range, Recorded, Series};
+
+/// Days that are read at once, whatever they hold.
+const FEW: i64 = 4;
 
 pub(super) type Snapshot = Transaction<'static, Postgres>;
 
@@ -20,13 +24,69 @@ pub(super) async fn page(
     range: &Range,
 ) -> Result<Page, StoreError> {
     let progress = recorded(&mut snapshot, stream).await?.map(Into::into);
-    let (_, _, values) = key_of(&range.series);
+    let mut rows = Vec::new();
+    for window in windows(&mut snapshot, range).await? {
+        let left = i64::from(range.limit) - i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        if left <= 0 {
+            break;
+        }
+        rows.extend(rows_of(&mut snapshot, range, window, left).await?);
+    }
+    snapshot.commit().await?;
+    let rows = rows.iter().map(found).collect::<Result<_, _>>()?;
+    Ok(Page { rows, progress })
+}
+
+/// The parts of a range, in the order in which they are read. The database plans for each partition
+/// that a part touches, and opens it: of a long range only as much is touched as fills the page.
+async fn windows(snapshot: &mut Snapshot, range: &Range) -> Result<Vec<(i64, i64)>, StoreError> {
     let (from, to) = span_of(range);
+    let is_long = to.saturating_sub(from) > days::NANOS * FEW;
+    if !is_long || matches!(range.series, Series::Bars(..)) {
+        return Ok(vec![(from, to)]);
+    }
+    let ends = days::list(snapshot).await?;
+    let mut ends: Vec<i64> = ends.iter().map(|day| day.end().get()).collect();
+    let first = ends.first().map(|end| end - days::NANOS);
+    ends.extend(first);
+    Ok(split(&ends, (from, to), range.descending))
+}
+
+/// Parts of a span that end at some of these times: few days first, then more and more.
+fn split(ends: &[i64], (from, to): (i64, i64), descending: bool) -> Vec<(i64, i64)> {
+    let mut edges: Vec<i64> = ends
+        .iter()
+        .copied()
+        .filter(|end| from < *end && *end < to)
+        .collect();
+    edges.sort_unstable();
+    if descending {
+        edges.reverse();
+    }
+    let (mut begin, last) = if descending { (to, from) } else { (from, to) };
+    let (mut parts, mut next, mut step) = (Vec::new(), 0, 1);
+    while let Some(edge) = edges.get(next) {
+        parts.push((begin.min(*edge), begin.max(*edge)));
+        begin = *edge;
+        next += step;
+        step *= 2;
+    }
+    parts.push((begin.min(last), begin.max(last)));
+    parts
+}
+
+async fn rows_of(
+    snapshot: &mut Snapshot,
+    range: &Range,
+    (from, to): (i64, i64),
+    limit: i64,
+) -> Result<Vec<PgRow>, StoreError> {
+    let (_, _, values) = key_of(&range.series);
     let mut query = sqlx::query(AssertSqlSafe(page_statement(range))).persistent(false);
     for value in values {
         query = query.bind(value);
     }
-    query = query.bind(from).bind(to).bind(i64::from(range.limit));
+    query = query.bind(from).bind(to).bind(limit);
     if let Some((at, epoch, seq)) = range.after {
         query = query
             .bind(at.get())
@@ -34,10 +94,7 @@ pub(super) async fn page(
             .bind(i64::from(epoch.generation()))
             .bind(int(seq));
     }
-    let rows = query.fetch_all(&mut *snapshot).await?;
-    snapshot.commit().await?;
-    let rows = rows.iter().map(found).collect::<Result<_, _>>()?;
-    Ok(Page { rows, progress })
+    Ok(query.fetch_all(&mut **snapshot).await?)
 }
 
 /// How far a stream is recorded.
@@ -145,4 +202,27 @@ pub(super) async fn state(
         .await?;
     snapshot.commit().await?;
     row.as_ref().map(found).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_read_in_parts_that_grow() {
+        let ends: Vec<i64> = (1..=9).map(|day| day * 10).collect();
+        let forth = split(&ends, (5, 75), false);
+        assert_eq!(forth, [(5, 10), (10, 20), (20, 40), (40, 75)]);
+        let back = split(&ends, (5, 75), true);
+        assert_eq!(back, [(70, 75), (60, 70), (40, 60), (5, 40)]);
+        assert_eq!(split(&ends, (-100, 5), true), [(-100, 5)]);
+        assert_eq!(split(&[], (0, 9), false), [(0, 9)]);
+        for descending in [false, true] {
+            let mut parts = split(&ends, (i64::MIN, i64::MAX), descending);
+            parts.sort_unstable();
+            assert_eq!(parts.first().unwrap().0, i64::MIN);
+            assert_eq!(parts.last().unwrap().1, i64::MAX);
+            assert!(parts.windows(2).all(|pair| pair[0].1 == pair[1].0));
+        }
+    }
 }
