@@ -151,7 +151,7 @@ fn bars_hold_every_trade_and_the_last_is_held_back_until_it_is_over() {
     let first = (Interval::Minute1, 0, "5 7.50 5 7.50".to_owned(), 2, 59);
     let second = (Interval::Minute1, 60, "6 6 1 1".to_owned(), 2, 61);
     let hour = (Interval::Hour1, 0, "5 7.50 1 1".to_owned(), 4, 61);
-    assert_eq!(of(119), [first.clone()]);
+    assert_eq!(of(119), std::slice::from_ref(&first));
     assert_eq!(of(120), [first.clone(), second.clone()]);
     assert_eq!(of(3_600), [first, second, hour]);
 }
