@@ -15,6 +15,7 @@ mod psx;
 mod query;
 mod registry;
 mod resource;
+mod udf;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -181,6 +182,7 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .with(registry::resources)
         .with(latest::resources)
         .with(dead_letters::resources)
+        .with(udf::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
         .fallback(console::asset::<S>)
