@@ -20,7 +20,7 @@ export class Stream extends EventTarget {
   #wanted = new Map();
   #watchdog;
 
-  /** Connects to `url`; events: `tick` {topic, tick, seq, snapshot}, `state`, `feeds`, `void`. */
+  /** Connects to `url`; events: `tick` {topic, tick, seq, snapshot}, `state`, `feeds`, `gap` {topic}, `void`. */
   constructor(url) {
     super();
     this.#url = url;
@@ -100,6 +100,9 @@ export class Stream extends EventTarget {
         break;
       case 'hb':
         this.dispatchEvent(new CustomEvent('feeds', { detail: message.feeds }));
+        break;
+      case 'gap':
+        this.dispatchEvent(new CustomEvent('gap', { detail: { topic: message.c } }));
         break;
       case 'reset':
         this.dispatchEvent(new CustomEvent('void'));

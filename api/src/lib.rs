@@ -13,3 +13,4 @@ pub mod indicators;
 pub mod recorder;
 pub mod server;
 pub mod store;
+mod udf;

@@ -21,6 +21,7 @@ mod psx;
 mod query;
 mod registry;
 mod resource;
+mod udf;
 mod walk;
 
 use std::net::SocketAddr;
@@ -197,6 +198,7 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
         .with(registry::resources)
         .with(latest::resources)
         .with(dead_letters::resources)
+        .with(udf::resources)
         .plain::<_, Settings, _, _>("/console.json", SETTINGS, settings::<S>)
         .into_router()
         .route("/v1/indicators/{name}", get(indicators::unknown))

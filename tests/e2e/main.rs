@@ -9,6 +9,7 @@
 mod bad_input;
 mod bench;
 mod captures;
+mod chart;
 mod checker;
 mod chromium;
 mod client;
@@ -32,4 +33,6 @@ mod resume;
 mod rolling;
 mod split;
 mod sse;
+mod stored;
+mod udf;
 mod world;

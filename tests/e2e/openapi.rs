@@ -243,5 +243,11 @@ async fn known(world: &World) -> Result<Option<Value>> {
         "cursor": [cursor],
         "zone": ["UTC", "Asia/Karachi"],
         "/v1/ticks cursor": ["5"],
+        "/udf/symbols symbol": ["sim:AAA", "AAA"],
+        "/udf/history symbol": ["sim:AAA", "sim:AAB"],
+        "/udf/marks symbol": ["sim:AAA"],
+        "/udf/timescale_marks symbol": ["sim:AAA"],
+        "symbols": ["sim:AAA,sim:AAB"],
+        "resolution": ["1S", "1", "60", "1W"],
     })))
 }

@@ -75,6 +75,9 @@ def after_call(context, case, response):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
+    if case.operation.path.startswith("/udf/") and "negative_data_rejection" in failure.checks:
+        # This protocol refuses with 200 and a body that says so.
+        return '"s":"error"' not in response.text
     if "negative_data_rejection" in failure.checks:
         # An empty value counts as none, because forms send them; that is how nothing is written, too.
         return not any(value in ("", [], {}, None) for value in (case.query or {}).values())

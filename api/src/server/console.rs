@@ -21,7 +21,11 @@ use crate::store::TickStore;
 struct Files;
 
 /// Pages that are not called like their files.
-const PAGES: [(&str, &str); 2] = [("", "index.html"), ("docs", "docs.html")];
+const PAGES: [(&str, &str); 3] = [
+    ("", "index.html"),
+    ("chart", "chart.html"),
+    ("docs", "docs.html"),
+];
 
 /// Answers with a file of the console, or that there is none.
 pub(super) async fn asset<S: TickStore>(

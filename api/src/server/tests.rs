@@ -9,12 +9,13 @@ mod repeats;
 mod world;
 
 use axum::http::HeaderValue;
+use schemas::codec;
 use schemas::position::{Cursor, StreamSeq};
 use schemas::time::UnixNanos;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::store::StoreError;
+use crate::store::{Row, StoreError, content};
 use world::{World, epoch, seqs};
 
 #[tokio::test]
@@ -206,4 +207,44 @@ async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
     assert_eq!(named("order")["schema"]["oneOf"][1]["const"], "desc");
     let interval = &named("interval")["schema"]["$ref"];
     assert_eq!(interval, "#/components/schemas/Resolution");
+}
+
+#[tokio::test]
+async fn udf_history_does_without_a_broker_and_udf_quotes_say_so() {
+    let world = World::start().await;
+    let bar = serde_json::from_value(json!({
+        "k": "bar", "v": "x", "y": "A", "tr": "1", "iv": "1m", "t0": "60000000000",
+        "o": "1.5", "h": "2", "l": "1", "c": "1.50", "vo": "7", "n": 2,
+    }));
+    let inst = json!({ "k": "inst", "v": "x", "y": "A", "tr": "1", "ty": "spot" });
+    let ticks = [bar.unwrap(), serde_json::from_value(inst).unwrap()];
+    let rows: Vec<Row> = (1..)
+        .zip(&ticks)
+        .map(|(seq, tick)| Row {
+            seq: StreamSeq::new(seq),
+            content: content(tick),
+            payload: codec::to_msgpack(tick).unwrap().into(),
+        })
+        .collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    world.recorded_up_to(2).await;
+    let path = "/udf/history?symbol=x:A&resolution=1&countback=5&to=9000000000";
+    let page = world.get(path).await.json();
+    let covered = Cursor::new(StreamSeq::new(2), UnixNanos::new(1_000));
+    let expected = json!({
+        "s": "ok", "t": [60], "o": [1.5], "h": [2], "l": [1], "c": [1.5], "v": [7], "live": "1m",
+        "pos": { "T": { "e": epoch(), "c": covered } },
+    });
+    assert_eq!(page, expected);
+    let info = world.get("/udf/symbols?symbol=a").await.json();
+    assert_eq!(
+        (&info["ticker"], &info["session"]),
+        (&json!("x:A"), &json!("24x7"))
+    );
+    let quotes = world.get("/udf/quotes?symbols=x:A").await;
+    assert_eq!(quotes.status, 503);
+    assert_eq!(
+        quotes.json()["errmsg"],
+        "the broker does not answer: try again"
+    );
 }

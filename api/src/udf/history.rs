@@ -1,0 +1,335 @@
+//! The answer to `/udf/history`: closed bars of the database, and the forming one behind them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write as _;
+
+use rust_decimal::Decimal;
+use schemas::decimal::Price;
+use schemas::http::{Candle, Position};
+use schemas::id::Interval;
+use schemas::position::StreamSeq;
+use schemas::tick::{Bar, Form};
+use schemas::time::UnixNanos;
+
+use crate::store::Progress;
+
+/// The most bars of one answer: of more, the latest.
+pub(crate) const MAX_BARS: u32 = 10_000;
+
+/// A bar as UDF gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ohlc {
+    /// Start.
+    pub(crate) start: UnixNanos,
+    /// First price.
+    pub(crate) open: Decimal,
+    /// Highest price.
+    pub(crate) high: Decimal,
+    /// Lowest price.
+    pub(crate) low: Decimal,
+    /// Last price.
+    pub(crate) close: Decimal,
+    /// Traded quantity.
+    pub(crate) volume: Decimal,
+}
+
+impl From<&Candle> for Ohlc {
+    fn from(candle: &Candle) -> Self {
+        let [open, high, low, close] =
+            [candle.open, candle.high, candle.low, candle.close].map(Price::get);
+        Self {
+            start: candle.start,
+            open,
+            high,
+            low,
+            close,
+            volume: candle.volume.get(),
+        }
+    }
+}
+
+impl From<&Form> for Ohlc {
+    fn from(form: &Form) -> Self {
+        let [open, high, low, close] = [form.open, form.high, form.low, form.close].map(Price::get);
+        Self {
+            start: form.start,
+            open,
+            high,
+            low,
+            close,
+            volume: form.volume.get(),
+        }
+    }
+}
+
+/// The last messages of a `bar` and a `form` topic, read from the stream at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Newest {
+    /// The last closed bar, and its position.
+    pub(crate) closed: Option<(StreamSeq, Bar)>,
+    /// The last value of the forming bar.
+    pub(crate) forming: Option<Form>,
+}
+
+impl Newest {
+    /// Whether a bar of this start has closed, as far as the stream tells.
+    pub(crate) fn has_closed(&self, start: UnixNanos) -> bool {
+        let closed = self.closed.as_ref();
+        closed.is_some_and(|(_, closed)| closed.start >= start)
+    }
+
+    /// The bar that is forming, if one is, and if everything that closed before it is recorded up to
+    /// `progress`: what stands behind bars that a reader does not have yet would leave a hole.
+    ///
+    /// It can never contradict a closed bar: a value of a bar that has closed is none of a forming one.
+    pub(crate) fn forming(&self, progress: Option<Progress>) -> Option<&Form> {
+        let form = self.forming.as_ref()?;
+        let Some((seq, closed)) = &self.closed else {
+            return Some(form);
+        };
+        let recorded = progress.is_some_and(|progress| progress.floor.seq() >= *seq);
+        (recorded && form.start > closed.start).then_some(form)
+    }
+}
+
+/// An answer that is ready to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Bars, oldest first.
+    pub(crate) bars: Vec<Ohlc>,
+    /// Whether the last one is still forming.
+    pub(crate) forming: bool,
+    /// The interval under which live messages bring these very bars, if they do.
+    pub(crate) published: Option<Interval>,
+    /// Where there are none: the start of the latest bar before the range.
+    pub(crate) earlier: Option<UnixNanos>,
+    /// From where live messages continue the answer, where it reaches the newest bar.
+    pub(crate) pos: BTreeMap<String, Position>,
+}
+
+impl Answer {
+    /// Adds the forming bar of a range, in place of what is recorded of it so far, and keeps the latest
+    /// `limit` bars.
+    pub(crate) fn push(&mut self, form: &Form, range: (UnixNanos, UnixNanos), limit: usize) {
+        let (from, to) = range;
+        if form.start < from || form.start >= to {
+            return;
+        }
+        match self.bars.last() {
+            Some(newest) if form.start < newest.start => return,
+            Some(newest) if form.start == newest.start => {
+                // Volumes only grow: the larger one is the later one.
+                if !self.forming || newest.volume > form.volume.get() {
+                    return;
+                }
+                self.bars.pop();
+            }
+            Some(_) | None => {}
+        }
+        self.bars.push(form.into());
+        self.forming = true;
+        let surplus = self.bars.len().saturating_sub(limit);
+        self.bars.drain(..surplus);
+    }
+
+    /// Writes the answer. `forming`, `live` and `pos` are ours: a client that does not know them
+    /// ignores them.
+    pub(crate) fn write(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(64 * (self.bars.len() + 4));
+        let state = if self.bars.is_empty() {
+            "no_data"
+        } else {
+            "ok"
+        };
+        put(&mut body, format_args!("{{\"s\":\"{state}\""));
+        if self.bars.is_empty() {
+            if let Some(earlier) = self.earlier {
+                put(
+                    &mut body,
+                    format_args!(",\"nextTime\":{}", earlier.seconds()),
+                );
+            }
+        } else {
+            self.column(&mut body, 't', |bar| bar.start.seconds());
+            self.column(&mut body, 'o', |bar| bar.open);
+            self.column(&mut body, 'h', |bar| bar.high);
+            self.column(&mut body, 'l', |bar| bar.low);
+            self.column(&mut body, 'c', |bar| bar.close);
+            self.column(&mut body, 'v', |bar| bar.volume);
+        }
+        if self.forming {
+            put(&mut body, ",\"forming\":true");
+        }
+        if let Some(interval) = self.published {
+            put(&mut body, format_args!(",\"live\":\"{interval}\""));
+        }
+        if !self.pos.is_empty()
+            && let Ok(pos) = serde_json::to_string(&self.pos)
+        {
+            put(&mut body, format_args!(",\"pos\":{pos}"));
+        }
+        put(&mut body, '}');
+        body
+    }
+
+    fn column<T: Display>(&self, body: &mut Vec<u8>, name: char, of: impl Fn(&Ohlc) -> T) {
+        put(body, format_args!(",\"{name}\":"));
+        let mut before = '[';
+        for bar in &self.bars {
+            put(body, format_args!("{before}{}", of(bar)));
+            before = ',';
+        }
+        put(body, ']');
+    }
+}
+
+fn put(body: &mut Vec<u8>, text: impl Display) {
+    // Writing into a Vec cannot fail.
+    let _infallible = write!(body, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::position::{Cursor, Epoch};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn tick<T: serde::de::DeserializeOwned>(start: i64, close: &str) -> T {
+        let start = start * SECOND;
+        serde_json::from_value(json!({
+            "v": "x", "y": "A", "tr": "1", "iv": "1m", "t0": start.to_string(),
+            "o": "1.0", "h": "3", "l": "0.5", "c": close, "vo": "10", "n": 4,
+        }))
+        .unwrap()
+    }
+
+    fn form(start: i64) -> Form {
+        tick(start, "2.50")
+    }
+
+    fn newest(closed: Option<(u64, i64)>, forming: Option<i64>) -> Newest {
+        let closed = closed.map(|(seq, start)| (StreamSeq::new(seq), tick(start, "2")));
+        Newest {
+            closed,
+            forming: forming.map(form),
+        }
+    }
+
+    fn recorded(floor: u64) -> Progress {
+        let floor = Cursor::new(StreamSeq::new(floor), UnixNanos::new(7));
+        let epoch = Epoch::new(UnixNanos::new(5), 0);
+        Progress { epoch, floor }
+    }
+
+    fn at(start: i64) -> Ohlc {
+        Ohlc::from(&form(start))
+    }
+
+    fn range(from: i64, to: i64) -> (UnixNanos, UnixNanos) {
+        (UnixNanos::new(from * SECOND), UnixNanos::new(to * SECOND))
+    }
+
+    fn json(answer: &Answer) -> Value {
+        serde_json::from_slice(&answer.write()).unwrap()
+    }
+
+    #[test]
+    fn a_forming_bar_never_contradicts_a_closed_one_nor_jumps_over_one() {
+        let start = |newest: Newest, progress| {
+            let form = newest.forming(progress);
+            form.map(|form| form.start.seconds())
+        };
+        let both = |closed, forming| newest(Some(closed), Some(forming));
+        assert_eq!(start(both((40, 60), 120), Some(recorded(40))), Some(120));
+        assert_eq!(
+            start(both((40, 60), 60), Some(recorded(40))),
+            None,
+            "closed since"
+        );
+        assert_eq!(
+            start(both((40, 60), 0), Some(recorded(40))),
+            None,
+            "long closed"
+        );
+        assert_eq!(
+            start(both((40, 60), 120), Some(recorded(39))),
+            None,
+            "60 is missing"
+        );
+        assert_eq!(
+            start(both((40, 60), 120), None),
+            None,
+            "nothing is recorded"
+        );
+        assert_eq!(start(newest(None, Some(120)), None), Some(120), "the first");
+        assert_eq!(
+            start(newest(Some((40, 60)), None), Some(recorded(40))),
+            None
+        );
+        let closed = newest(Some((40, 60)), None);
+        assert!(closed.has_closed(UnixNanos::new(60 * SECOND)));
+        assert!(!closed.has_closed(UnixNanos::new(120 * SECOND)));
+    }
+
+    #[test]
+    fn the_forming_bar_is_the_last_of_the_range() {
+        let mut answer = Answer {
+            bars: vec![at(0), at(60)],
+            ..Answer::default()
+        };
+        for outside in [range(0, 120), range(121, 300)] {
+            answer.push(&form(120), outside, 5);
+            assert!(!answer.forming, "{outside:?}");
+        }
+        answer.push(&form(60), range(0, 300), 5);
+        assert!(!answer.forming, "the closed one is there");
+        answer.forming = true;
+        answer.bars[1].close = Decimal::ONE;
+        answer.push(&form(0), range(0, 300), 5);
+        assert_eq!(answer.bars.len(), 2, "long closed");
+        answer.push(&form(60), range(0, 300), 5);
+        assert_eq!(answer.bars, [at(0), at(60)], "more is known of it");
+        answer.bars[1].volume = Decimal::ONE_HUNDRED;
+        answer.push(&form(60), range(0, 300), 5);
+        assert_eq!(answer.bars[1].volume, Decimal::ONE_HUNDRED, "less is");
+        answer.bars[1] = at(60);
+        answer.forming = false;
+        answer.push(&form(120), range(0, 300), 2);
+        assert!(answer.forming);
+        assert_eq!(answer.bars, [at(60), at(120)], "the latest two");
+    }
+
+    #[test]
+    fn bars_are_written_as_columns_of_numbers() {
+        let pos = Position {
+            e: recorded(9).epoch,
+            c: recorded(9).floor,
+        };
+        let answer = Answer {
+            bars: vec![at(-60), at(0)],
+            forming: true,
+            published: Some(Interval::Minute1),
+            pos: [("TICKS".to_owned(), pos)].into(),
+            ..Answer::default()
+        };
+        let text = String::from_utf8(answer.write()).unwrap();
+        assert!(text.contains("\"c\":[2.50,2.50]"), "{text}");
+        let expected = json!({
+            "s": "ok", "t": [-60, 0], "o": [1.0, 1.0], "h": [3, 3], "l": [0.5, 0.5], "c": [2.5, 2.5],
+            "v": [10, 10], "forming": true, "live": "1m", "pos": { "TICKS": pos },
+        });
+        assert_eq!(json(&answer), expected);
+    }
+
+    #[test]
+    fn where_there_is_nothing_it_says_where_there_is_something() {
+        let mut answer = Answer::default();
+        assert_eq!(json(&answer), json!({ "s": "no_data" }));
+        answer.earlier = Some(UnixNanos::new(60 * SECOND));
+        assert_eq!(json(&answer), json!({ "s": "no_data", "nextTime": 60 }));
+    }
+}
