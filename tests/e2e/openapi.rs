@@ -165,7 +165,7 @@ async fn the_socket_is_as_described() -> Result<()> {
         json!([{ "op": "subscribe", "id": 2, "topics": topics, "snapshot": true, "conflate": 500 }]),
         json!([{ "op": "unsubscribe", "id": 3, "topics": ["trade.sim.*"] }]),
     ];
-    let (mut socket, _) = connect_async(format!("{}/v1/stream", world.ws())).await?;
+    let (mut socket, _) = connect_async(world.ws()).await?;
     let mut frames = Vec::new();
     let mut seen = BTreeSet::new();
     let wanted = ["ack", "d", "hb", "pong", "skip", "snap", "welcome"];
