@@ -28,6 +28,10 @@ const SCHEMATHESIS: &str = "schemathesis-4.32.5/bin/python";
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
     response_schema_conformance,negative_data_rejection,positive_data_acceptance";
 
+/// Indicators that take no sort of parameter that one of the others does not: they have their turn
+/// when there is time.
+const MORE_OF_THE_SAME: &str = "^/v1/indicators/(?!(sma|macd|bbands|psar|vwap)$)";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_developer_reads_of_every_path_and_tries_it() -> Result<()> {
     let Some(browser) = installed() else {
@@ -131,6 +135,9 @@ async fn the_api_is_as_described() -> Result<()> {
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    if !is_soak() {
+        command.args(["--exclude-path-regex", MORE_OF_THE_SAME]);
+    }
     let patience = if is_soak() {
         PATIENCE * 60
     } else {
@@ -145,7 +152,12 @@ async fn the_api_is_as_described() -> Result<()> {
     let (_, description) = world.get("/openapi.json").await?;
     for path in description["paths"].as_object().context("paths")?.keys() {
         let good = counts.get(path).and_then(|of| of.get("200"));
-        ensure!(good.is_some(), "{path} never answered with 200: {said}");
+        let asked = format!("{path}?venue=sim&symbol=AAA&interval=1s&limit=2");
+        let good = match good {
+            None if path.starts_with("/v1/indicators/") => world.get(&asked).await?.0 == 200,
+            good => good.is_some(),
+        };
+        ensure!(good, "{path} never answered with 200: {said}");
     }
     Ok(())
 }
@@ -165,7 +177,7 @@ async fn the_socket_is_as_described() -> Result<()> {
         json!([{ "op": "subscribe", "id": 2, "topics": topics, "snapshot": true, "conflate": 500 }]),
         json!([{ "op": "unsubscribe", "id": 3, "topics": ["trade.sim.*"] }]),
     ];
-    let (mut socket, _) = connect_async(format!("{}/v1/stream", world.ws())).await?;
+    let (mut socket, _) = connect_async(world.ws()).await?;
     let mut frames = Vec::new();
     let mut seen = BTreeSet::new();
     let wanted = ["ack", "d", "hb", "pong", "skip", "snap", "welcome"];

@@ -79,6 +79,9 @@ def filter_failure(context, failure, case, response):
         # This protocol refuses with 200 and a body that says so.
         return '"s":"error"' not in response.text
     if "negative_data_rejection" in failure.checks:
+        # Refused before it was looked at.
+        if response.status_code == 414:
+            return False
         # An empty value counts as none, because forms send them; that is how nothing is written, too.
         return not any(value in ("", [], {}, None) for value in (case.query or {}).values())
     if "positive_data_acceptance" in failure.checks:

@@ -15,16 +15,17 @@ use serde::{Deserialize, Deserializer};
 
 use super::Api;
 use super::answer::{Answer, Format};
-use super::history::{PageLimit, page};
+use super::history::{PageLimit, Timed, timed};
 use super::problem::Problem;
 use super::query::{At, Mark, Order};
-use super::resource::{About, Call, Resources};
+use super::resource::{About, Call, Ranged, Resources};
+use super::walk::Way;
 use crate::bars::{Ask, ReadError, Resolution};
 use crate::store::{Progress, Range, Series, TickStore};
 
 /// Adds the resource.
 pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
-    to.get::<_, Page<Bar>, _, _>(
+    to.history::<_, Page<Bar>, _, _>(
         "/v1/bars",
         About {
             id: "bars",
@@ -60,9 +61,9 @@ struct Bars {
     to: Option<At>,
     /// `next` of an earlier answer.
     cursor: Option<Next>,
-    /// The most items.
-    #[serde(default)]
-    limit: PageLimit,
+    /// The most items. Without it, lines (NDJSON, CSV) come all where bars of this length are stored,
+    /// and everything else by the thousand.
+    limit: Option<PageLimit>,
     /// Which come first.
     #[serde(default)]
     order: Order,
@@ -134,44 +135,70 @@ impl JsonSchema for Next {
     }
 }
 
+impl Bars {
+    fn resolution(&self) -> Resolution {
+        self.interval.unwrap_or_else(|| Interval::Minute1.into())
+    }
+
+    /// The series in which bars of this length would be stored.
+    fn series(&self) -> Option<Series> {
+        let interval = self.resolution().interval()?;
+        Some(Series::Bars(
+            self.venue.clone(),
+            self.symbol.clone(),
+            interval,
+        ))
+    }
+
+    fn timed(self, series: Series) -> Timed {
+        let cursor = match self.cursor {
+            Some(Next::Stored(mark)) => Some(mark),
+            Some(Next::Made(_)) | None => None,
+        };
+        Timed {
+            series,
+            span: (self.from, self.to),
+            cursor,
+            limit: self.limit.unwrap_or_default(),
+            order: self.order,
+        }
+    }
+}
+
+impl Ranged for Bars {
+    fn has_limit(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    async fn is_kept<S: TickStore>(&self, api: &Api<S>) -> Result<bool, Problem> {
+        match (self.cursor, self.series()) {
+            (Some(Next::Stored(_)), Some(_)) => Ok(true),
+            (None, Some(series)) => are_stored(api, series).await,
+            (Some(Next::Made(_)), _) | (_, None) => Ok(false),
+        }
+    }
+
+    fn whole(self, _: &str) -> Result<(Way, Option<Mark>), Problem> {
+        match self.series() {
+            Some(series) => self.timed(series).whole(),
+            None => Err(Problem::internal()),
+        }
+    }
+}
+
 async fn bars<S: TickStore>(
     api: Arc<Api<S>>,
     Call { query }: Call<Bars>,
 ) -> Result<Answer, Problem> {
-    let resolution = query.interval.unwrap_or(Interval::Minute1.into());
-    let from = query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0);
-    let to = query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0);
-    if from >= to {
-        return Err(Problem::parameter("from", "from must lie before to"));
+    match query.series() {
+        Some(series) if query.is_kept(&api).await? => timed(api, query.timed(series)).await,
+        Some(_) | None => made(&api, query).await,
     }
-    let mark = match query.cursor {
-        None => None,
-        Some(Next::Stored(mark)) => Some(mark),
-        Some(Next::Made(Behind(start))) => {
-            return made(&api, &query, resolution, Some(start)).await;
-        }
-    };
-    let Some(interval) = resolution.interval() else {
-        return made(&api, &query, resolution, None).await;
-    };
-    let series = Series::Bars(query.venue.clone(), query.symbol.clone(), interval);
-    if mark.is_none() && !are_stored(&api, &series).await? {
-        return made(&api, &query, resolution, None).await;
-    }
-    let range = Range {
-        series,
-        from,
-        to,
-        descending: query.order.is_descending(),
-        after: mark.map(|mark| mark.place),
-        limit: query.limit.get(),
-    };
-    page(&api, range, mark).await
 }
 
-async fn are_stored<S: TickStore>(api: &Api<S>, series: &Series) -> Result<bool, Problem> {
+async fn are_stored<S: TickStore>(api: &Api<S>, series: Series) -> Result<bool, Problem> {
     let any = Range {
-        series: series.clone(),
+        series,
         from: UnixNanos::new(i64::MIN),
         to: UnixNanos::new(i64::MAX),
         descending: false,
@@ -183,26 +210,30 @@ async fn are_stored<S: TickStore>(api: &Api<S>, series: &Series) -> Result<bool,
 }
 
 /// Bars that are made of shorter ones. Live goes on from them if nothing newer was left out.
-async fn made<S: TickStore>(
-    api: &Api<S>,
-    query: &Bars,
-    resolution: Resolution,
-    behind: Option<UnixNanos>,
-) -> Result<Answer, Problem> {
+async fn made<S: TickStore>(api: &Api<S>, query: Bars) -> Result<Answer, Problem> {
     let descending = query.order.is_descending();
-    let from = query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0);
-    let to = query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0);
+    let mut from = query.from.map_or(UnixNanos::new(i64::MIN), |at| at.0);
+    let mut to = query.to.map_or(UnixNanos::new(i64::MAX), |at| at.0);
+    if from >= to {
+        return Err(Problem::parameter("from", "from must lie before to"));
+    }
+    let newest = query.to.is_none() && query.cursor.is_none();
+    match query.cursor {
+        None => {}
+        Some(Next::Made(Behind(start))) if descending => to = to.min(start),
+        Some(Next::Made(Behind(start))) => from = from.max(start.offset(1)),
+        Some(Next::Stored(_)) => {
+            let detail = "cursor: must be `next` of an earlier answer";
+            return Err(Problem::parameter("cursor", detail));
+        }
+    }
     let ask = Ask {
-        venue: query.venue.clone(),
-        symbol: query.symbol.clone(),
-        resolution,
-        from: behind
-            .filter(|_| !descending)
-            .map_or(from, |behind| from.max(behind.offset(1))),
-        to: behind
-            .filter(|_| descending)
-            .map_or(to, |behind| to.min(behind)),
-        limit: query.limit.get(),
+        resolution: query.resolution(),
+        venue: query.venue,
+        symbol: query.symbol,
+        from,
+        to,
+        limit: query.limit.unwrap_or_default().get(),
         last: descending,
     };
     let mut found = api.bars.read(&ask).await?;
@@ -211,18 +242,9 @@ async fn made<S: TickStore>(
     }
     let last = found.bars.last().filter(|_| found.more);
     let next = last.map(|bar| Behind(bar.start).to_string());
-    let open = to == UnixNanos::new(i64::MAX);
-    let newest = open
-        && if descending {
-            behind.is_none()
-        } else {
-            !found.more
-        };
+    let newest = newest && (descending || !found.more);
     let position = |Progress { epoch: e, floor: c }| (api.config.stream.clone(), Position { e, c });
-    let pos = found
-        .progress
-        .filter(|_| newest && behind.is_none())
-        .map(position);
+    let pos = found.progress.filter(|_| newest).map(position);
     Answer::page(Page {
         items: found.bars,
         next,

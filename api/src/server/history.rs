@@ -64,6 +64,7 @@ pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Res
 
 /// What `/v1/trades` and `/v1/quotes` take.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
 struct Events {
     /// The venue.
     venue: Venue,
@@ -102,12 +103,12 @@ struct Ticks {
 }
 
 /// What is asked for by time.
-struct Timed {
-    series: Series,
-    span: (Option<At>, Option<At>),
-    cursor: Option<Mark>,
-    limit: PageLimit,
-    order: Order,
+pub(super) struct Timed {
+    pub(super) series: Series,
+    pub(super) span: (Option<At>, Option<At>),
+    pub(super) cursor: Option<Mark>,
+    pub(super) limit: PageLimit,
+    pub(super) order: Order,
 }
 
 impl Timed {
@@ -128,7 +129,12 @@ impl Timed {
         Ok(range)
     }
 
-    fn whole(self) -> Result<(Way, Option<Mark>), Problem> {
+    /// All that is asked for, and where the page before ended.
+    ///
+    /// # Errors
+    ///
+    /// A range that ends before it begins.
+    pub(super) fn whole(self) -> Result<(Way, Option<Mark>), Problem> {
         let cursor = self.cursor;
         Ok((Way::Time(self.range()?), cursor))
     }
@@ -211,17 +217,17 @@ impl Ticks {
     }
 }
 
-async fn timed<S: TickStore>(api: Arc<Api<S>>, asked: Timed) -> Result<Answer, Problem> {
-    let cursor = asked.cursor;
-    page(&api, asked.range()?, cursor).await
-}
-
 /// A page of what is stored.
 ///
 /// # Errors
 ///
 /// [`Problem`].
-pub(super) async fn page<S: TickStore>(
+pub(super) async fn timed<S: TickStore>(api: Arc<Api<S>>, asked: Timed) -> Result<Answer, Problem> {
+    let cursor = asked.cursor;
+    page(&api, asked.range()?, cursor).await
+}
+
+async fn page<S: TickStore>(
     api: &Api<S>,
     mut range: Range,
     cursor: Option<Mark>,

@@ -126,6 +126,14 @@ fn parameters(query: &Schema) -> Value {
         let description = schema
             .as_object_mut()
             .and_then(|fields| fields.remove("description"));
+        // Databases have no more.
+        if let Some(fields) = schema.as_object_mut()
+            && fields
+                .get("format")
+                .is_some_and(|format| format == "uint64")
+        {
+            fields.insert("maximum".to_owned(), Value::from(i64::MAX));
+        }
         let required = required.is_some_and(|names| names.iter().any(|one| one == name));
         json!({
             "name": name,

@@ -47,6 +47,18 @@ pub(super) trait Ranged {
     /// Whether a page is asked for.
     fn has_limit(&self) -> bool;
 
+    /// Whether it is in the database as it is asked for; what is made comes page by page.
+    ///
+    /// # Errors
+    ///
+    /// The database does not say.
+    fn is_kept<S: TickStore>(
+        &self,
+        _api: &Api<S>,
+    ) -> impl Future<Output = Result<bool, Problem>> + Send {
+        async { Ok(true) }
+    }
+
     /// All that is asked for of `stream`, and where the page before ended.
     ///
     /// # Errors
@@ -145,7 +157,7 @@ impl<S: TickStore + Clone + 'static> Resources<S> {
             let asked = Asked { path, uri, headers };
             let answered = async {
                 let (form, query) = asked.read::<Q>(&about)?;
-                if form.format.has_frame() || query.has_limit() {
+                if form.format.has_frame() || query.has_limit() || !query.is_kept(&api).await? {
                     let cx = Arc::clone(&api);
                     return asked.answer(&api, form, page(cx, Call { query })).await;
                 }

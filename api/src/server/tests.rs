@@ -198,6 +198,11 @@ async fn the_description_knows_every_parameter_and_leads_nowhere_else() {
         assert!(document.pointer(target).is_some(), "{target}");
     }
     assert!(found.contains(&"#/components/schemas/tick.trade".to_owned()));
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let parameters = item["get"]["parameters"].as_array().unwrap();
+        let none = ["/console.json", "/v1/venues", "/v1/indicators"].contains(&path.as_str());
+        assert_eq!(parameters.is_empty(), none, "{path}");
+    }
     let parameters = &document["paths"]["/v1/bars"]["get"]["parameters"];
     let names: Vec<_> = parameters.as_array().unwrap().iter().collect();
     let named = |name: &str| *names.iter().find(|one| one["name"] == name).unwrap();

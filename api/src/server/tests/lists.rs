@@ -95,6 +95,21 @@ async fn bars_that_are_not_stored_are_made_page_by_page() {
     let closed = "/v1/bars?venue=x&symbol=A&interval=4m&to=86700000000000";
     let closed = world.get(closed).await.json();
     assert_eq!(closed["pos"], Value::Null, "it ends before now");
+    // As lines they come page by page, and stored ones whole.
+    let lines = world
+        .accept(
+            "/v1/bars?venue=x&symbol=A&interval=4m",
+            "application/x-ndjson",
+        )
+        .await;
+    assert_eq!(lines.text().lines().count(), 3, "{}", lines.text());
+    let lines = world
+        .accept(
+            "/v1/bars?venue=x&symbol=A&interval=1m",
+            "application/x-ndjson",
+        )
+        .await;
+    assert_eq!(lines.text().lines().count(), 12, "{}", lines.text());
     // Stored ones are the ticks.
     let stored = pages(&world, &format!("{path}1m"), "tr").await;
     assert_eq!(stored.len(), 6);
