@@ -3,6 +3,9 @@
 mod bench;
 mod broker;
 mod data;
+mod export;
+mod gauge;
+mod import;
 mod process;
 mod provision;
 mod roles;
@@ -52,6 +55,10 @@ enum Command {
     Recorder(Box<roles::RecorderArgs>),
     /// Answer over HTTP, and show the console
     Api(Box<roles::ApiArgs>),
+    /// Put files of trades or captured frames into the database
+    Import(Box<import::ImportArgs>),
+    /// Write a range of the database to a file: CSV, JSON lines or Parquet
+    Export(Box<export::ExportArgs>),
     /// Create or update the stream, the buckets and the recorder's consumer on a broker
     Provision(provision::ProvisionArgs),
     /// Measure latency, rate and load on this machine
@@ -105,6 +112,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Fanout(args) => Box::pin(roles::fanout(*args)).await,
         Command::Recorder(args) => Box::pin(roles::recorder(*args)).await,
         Command::Api(args) => Box::pin(roles::api(*args)).await,
+        Command::Import(args) => Box::pin(import::run(*args)).await,
+        Command::Export(args) => Box::pin(export::run(*args)).await,
         Command::Provision(args) => provision::run(args).await,
         Command::Bench(args) => Box::pin(bench::run(args)).await,
         Command::Schema => say(&serde_json::to_string_pretty(

@@ -269,8 +269,21 @@ impl StoreArgs {
     /// # Errors
     ///
     /// The file cannot be used, or the URL is wrong.
-    async fn open(&self) -> Result<Database> {
+    pub(crate) async fn open(&self) -> Result<Database> {
         open_store(&self.store, self.size, &self.postgres).await
+    }
+
+    /// Opens the database itself and none of its copies: what was written is read at once.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be used, or the URL is wrong.
+    pub(crate) async fn open_primary(&self) -> Result<Database> {
+        let args = postgres::Args {
+            store_replica: None,
+            ..self.postgres.clone()
+        };
+        open_store(&self.store, self.size, &args).await
     }
 }
 

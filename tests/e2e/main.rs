@@ -19,6 +19,7 @@ mod delivery;
 mod digest;
 mod disk;
 mod fleet;
+mod import;
 mod interop;
 mod kills;
 mod movement;

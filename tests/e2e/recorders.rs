@@ -145,6 +145,17 @@ async fn reached(database: &mut PgConnection, end: StreamSeq) -> Result<()> {
     .await
 }
 
+/// What everybody has said, of each the last lines.
+fn last_words(seed: u64, recorders: &[Replica; 2], fleet: &Fleet) -> String {
+    let said = recorders.each_ref().map(|recorder| {
+        let said = recorder.process.said().unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    });
+    let (said, others) = (said.join("\n---\n"), fleet.last_words());
+    format!("seed {seed}: {said}\n{others}")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_and_a_database_that_die_record_everything_once() -> Result<()> {
     let (seed, scale) = (seed("recorders")?, Scale::here());
@@ -167,26 +178,12 @@ async fn replicas_and_a_database_that_die_record_everything_once() -> Result<()>
         ingest.start()?;
     }
     let done = chaos(&mut fleet, &mut server, &mut recorders, &scale, &mut rng).await;
-    let words = || {
-        let said = recorders.each_ref().map(|recorder| recorder.process.said());
-        let said = said.map(|said| {
-            let said = said.unwrap_or_default();
-            let lines: Vec<&str> = said.lines().collect();
-            lines[lines.len().saturating_sub(12)..].join("\n")
-        });
-        format!(
-            "seed {seed}: {}\n{}",
-            said.join("\n---\n"),
-            fleet.last_words()
-        )
-    };
-    done.with_context(words)?;
+    done.with_context(|| last_words(seed, &recorders, &fleet))?;
     let nats = fleet.client().await?;
     let ledger = Ledger::read(&nats, STREAM).await?;
     let mut database = connect(&url).await?;
-    reached(&mut database, ledger.end())
-        .await
-        .with_context(words)?;
+    let there = reached(&mut database, ledger.end()).await;
+    there.with_context(|| last_words(seed, &recorders, &fleet))?;
     for recorder in &mut recorders {
         recorder.ready().await?;
         let pending = recorder.metric("tickwire_recorder_pending", "").await?;
@@ -195,7 +192,8 @@ async fn replicas_and_a_database_that_die_record_everything_once() -> Result<()>
             "{pending} messages are said to wait"
         );
     }
-    let told = ledger.compare(&mut database).await.with_context(words)?;
+    let told = ledger.compare(&mut database).await;
+    let told = told.with_context(|| last_words(seed, &recorders, &fleet))?;
     database.close().await?;
     for recorder in &mut recorders {
         recorder.process.leave().await?;

@@ -226,7 +226,7 @@ impl Postgres {
     /// [`StoreError`]; the next call tries again.
     pub async fn ready(&self) -> Result<(), StoreError> {
         let Way { pool, gate } = &self.0.primary;
-        gate.ask("ready", self.migrated(pool)).await
+        gate.ask("ready", Box::pin(self.migrated(pool))).await
     }
 
     async fn migrated(&self, pool: &PgPool) -> Result<(), StoreError> {
@@ -261,7 +261,7 @@ impl Postgres {
             self.migrated(pool).await?;
             gate.limited(question).await
         };
-        gate.ask(what, asked).await
+        gate.ask(what, Box::pin(asked)).await
     }
 
     /// A transaction that writes.
@@ -287,7 +287,7 @@ impl Postgres {
             }
             gate.limited(question).await
         };
-        gate.ask(what, asked).await
+        gate.ask(what, Box::pin(asked)).await
     }
 
     /// A transaction that sees one state of everything.

@@ -119,11 +119,11 @@ async fn what_is_no_request_is_refused() {
 async fn requests_one_behind_the_other_are_answered_in_order() {
     let world = World::start().await;
     world.many_trades(10).await;
-    let mut requests = String::new();
-    for (method, limit) in [("GET", 1), ("HEAD", 2), ("GET", 3)] {
-        requests += &format!("{method} {TRADES}&limit={limit} HTTP/1.1\r\nHost: x\r\n\r\n");
-    }
-    requests += "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let asked = [("GET", 1), ("HEAD", 2), ("GET", 3)].map(|(method, limit)| {
+        format!("{method} {TRADES}&limit={limit} HTTP/1.1\r\nHost: x\r\n\r\n")
+    });
+    let last = "GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let requests = asked.concat() + last;
     let bytes = world.send(requests.as_bytes()).await;
     let text = String::from_utf8(bytes).unwrap();
     let statuses: Vec<&str> = text.matches("HTTP/1.1 200 OK").collect();

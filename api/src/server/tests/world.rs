@@ -25,7 +25,7 @@ use crate::store::{
 };
 
 /// What no condition should take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(clap::Parser)]
 struct Cli {

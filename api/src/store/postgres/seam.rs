@@ -17,7 +17,7 @@ impl TickStore for Postgres {
             self.prepare(rows).await?;
             gate.limited(self.try_record(epoch, rows)).await
         };
-        gate.ask("record", record).await
+        gate.ask("record", Box::pin(record)).await
     }
 
     async fn advance(

@@ -172,7 +172,7 @@ async fn a_server_that_falls_silent_is_waited_for_no_longer_than_its_statements_
     // One that answered before, and then no more.
     silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gate = Gate::new("primary", Duration::from_secs(1), Duration::from_millis(50));
-    let answer = gate.limited(async { Ok(silent.accept().await.map(|_| ()).unwrap()) });
+    let answer = gate.limited(async { Ok(silent.accept().await.unwrap().1) });
     let problem = answer.await.unwrap_err();
     assert!(problem.is_away(), "{problem}");
     assert!(
