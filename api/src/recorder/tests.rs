@@ -28,7 +28,7 @@ use crate::store::{
 };
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A database that refuses on demand, or does not answer whoever writes.
 #[derive(Clone)]

@@ -5,6 +5,7 @@
 
 mod ledger;
 mod sweep;
+mod write;
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,17 +15,17 @@ use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, SqlitePool};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::statements::{
-    PROGRESS, STATE, VENUES, found, gap_of, int, key_of, listed, page_statement,
-    position_statement, recorded, span_of,
+    PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement, position_statement,
+    recorded, span_of,
 };
 use super::{
-    Content, DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series,
-    StoreError, Swept, TickStore,
+    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series, StoreError, Swept,
+    TickStore,
 };
 
 /// How long a statement waits for a lock.
@@ -105,74 +106,12 @@ async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn insert(
-    connection: &mut SqliteConnection,
-    epoch: Epoch,
-    row: &Row,
-) -> Result<(), sqlx::Error> {
-    if let Some(began) = gap_of(&row.content, &row.payload) {
-        ledger::insert_gap(connection, epoch, row, began).await?;
-    }
-    let (created, generation) = (epoch.created().get(), i64::from(epoch.generation()));
-    let query = match &row.content {
-        Content::Event { kind, venue, symbol, at } => sqlx::query(
-            "INSERT INTO events (kind, venue, symbol, at, created, gen, s, payload)
-             VALUES (?4, ?5, ?6, ?7, ?1, ?2, ?3, ?8) ON CONFLICT DO NOTHING",
-        )
-        .bind(created)
-        .bind(generation)
-        .bind(int(row.seq))
-        .bind(kind.as_str())
-        .bind(venue.as_str())
-        .bind(symbol.as_str())
-        .bind(at.get()),
-        Content::Bar { venue, symbol, interval, at } => sqlx::query(
-            "INSERT INTO bars (venue, symbol, iv, at, created, gen, s, payload)
-             VALUES (?4, ?5, ?6, ?7, ?1, ?2, ?3, ?8)
-             ON CONFLICT DO UPDATE SET created = ?1, gen = ?2, s = ?3, payload = ?8
-             WHERE (excluded.created, excluded.gen, excluded.s) > (bars.created, bars.gen, bars.s)",
-        )
-        .bind(created)
-        .bind(generation)
-        .bind(int(row.seq))
-        .bind(venue.as_str())
-        .bind(symbol.as_str())
-        .bind(interval.as_str())
-        .bind(at.get()),
-        Content::State { kind, venue, symbol } => sqlx::query(
-            "INSERT INTO states (kind, venue, symbol, created, gen, s, payload)
-             VALUES (?4, ?5, ?6, ?1, ?2, ?3, ?7)
-             ON CONFLICT DO UPDATE SET created = ?1, gen = ?2, s = ?3, payload = ?7
-             WHERE (excluded.created, excluded.gen, excluded.s) > (states.created, states.gen, states.s)",
-        )
-        .bind(created)
-        .bind(generation)
-        .bind(int(row.seq))
-        .bind(kind.as_str())
-        .bind(venue.as_str())
-        .bind(symbol.as_str()),
-        Content::DeadLetter { subject, problem } => sqlx::query(
-            "INSERT INTO dead_letters (created, gen, s, subject, problem, payload)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-        )
-        .bind(created)
-        .bind(generation)
-        .bind(int(row.seq))
-        .bind(subject)
-        .bind(problem),
-    };
-    query.bind(row.payload.as_ref()).execute(connection).await?;
-    Ok(())
-}
-
 impl TickStore for Sqlite {
     async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
         let mut connection = self.writer.acquire().await?;
         let stored = async {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            for row in rows {
-                insert(&mut transaction, epoch, row).await?;
-            }
+            write::record(&mut transaction, epoch, rows).await?;
             transaction.commit().await
         };
         if let Err(problem) = stored.await {

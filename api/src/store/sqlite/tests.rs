@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::id::{Interval, Symbol};
-use sqlx::Row as _;
+use sqlx::{Row as _, SqliteConnection};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::store::Place;
+use crate::store::{Content, Place};
 
 fn epoch() -> Epoch {
     Epoch::new(UnixNanos::new(1), 0)
