@@ -451,7 +451,7 @@ async fn what_cannot_be_answered_is_refused_in_the_protocols_way() -> Result<()>
         ),
         (
             &format!("/udf/symbols?symbol={huge}"),
-            "symbol: has 200 bytes, the limit is 96",
+            "symbol: has 200 characters, the limit is 96",
         ),
         (
             &format!("/udf/quotes?symbols={many}"),

@@ -12,7 +12,7 @@ const SECOND: i64 = 1_000_000_000;
 const LAST_SECOND: i64 = i64::MAX / SECOND;
 /// The most bars that may be asked back for.
 const MAX_COUNTBACK: u32 = 1_000_000;
-/// The longest name, in bytes: a venue, a colon and a symbol fit.
+/// The longest name, in characters: a venue, a colon and a symbol fit.
 const MAX_NAME: usize = 96;
 
 /// A point in time: whole seconds since 1970.
@@ -93,9 +93,12 @@ pub(super) struct Name(pub(super) String);
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text.len() > MAX_NAME {
-            let length = text.len();
-            let wrong = format!("has {length} bytes, the limit is {MAX_NAME}");
+        if text.chars().any(char::is_control) {
+            return Err(D::Error::custom("has a control character"));
+        }
+        let count = text.chars().count();
+        if count > MAX_NAME {
+            let wrong = format!("has {count} characters, the limit is {MAX_NAME}");
             return Err(D::Error::custom(wrong));
         }
         Ok(Self(text))
@@ -112,7 +115,8 @@ impl JsonSchema for Name {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[ -~]{0,96}$" })
+        let pattern = format!("^[^\\u0000-\\u001f\\u007f-\\u009f]{{0,{MAX_NAME}}}$");
+        json_schema!({ "type": "string", "pattern": pattern })
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
                 "countback: must be a whole number from 0 to 1000000",
             ),
             ("to=1&countback=99999999999999999999", "countback: must be"),
-            (&long, "symbol: has 97 bytes, the limit is 96"),
+            (&long, "symbol: has 97 characters, the limit is 96"),
         ] {
             let wrong = asked(query).unwrap_err();
             assert!(wrong.starts_with(said), "{query}: {wrong}");
