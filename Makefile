@@ -12,10 +12,10 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SEEDS ?= 0..1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test soak simulate check bench bench-store
+.PHONY: help setup clients run test soak simulate check bench bench-store bench-history
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: setup ## Start everything: FEEDS=path DATA=dir HTTP= WS= OPS=address:port
 	cargo run --locked --release --bin tickwire -- up \
@@ -33,6 +33,9 @@ bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, a
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
+
+bench-history: setup ## Measure how fast ranges of a million bars are answered, and what an export of a million trades costs
+	cargo run --locked --release --bin tickwire -- bench history $(BENCH)
 
 bench-store: ## Measure how fast history is stored, beside a plain COPY: BENCH="--rows 400000"
 	cargo run --locked --release --example store -- $(BENCH)
