@@ -7,6 +7,7 @@
 //! | [`indicators`] | technical indicators over bars |
 //! | [`recorder`] | writes every recorded tick once |
 //! | [`server`] | answers over HTTP |
+//! | `udf` | instruments, bars, quotes and marks in TradingView's words; pure |
 
 pub mod bars;
 pub mod indicators;

@@ -1,4 +1,19 @@
-//! HTTP: history, latest values, instruments, and the console page.
+//! HTTP: history, latest values, instruments, TradingView's UDF, and the pages.
+//!
+//! An endpoint is a function `resources` in a file of its own and a line in `router`; its query is a
+//! struct, and both its route and its description come of it.
+//!
+//! | file | does |
+//! |---|---|
+//! | `listen`, `around` | connections and their limits; what happens to every request |
+//! | `resource`, `query`, `openapi` | the table of endpoints: routes, parameters, description |
+//! | `answer`, `cache`, `walk`, `problem` | answers in every form, kept for a moment, or streamed; errors |
+//! | `history`, `bars`, `eod`, `indicators`, `gaps` | what was |
+//! | `latest` | what is |
+//! | `registry`, `directory` | venues and instruments; how they are found |
+//! | `udf`, `psx` | the same in the words of others |
+//! | `dead_letters`, `metrics` | for operators |
+//! | `console`, `asyncapi` | pages, and the description of the WebSocket |
 
 mod answer;
 mod around;
