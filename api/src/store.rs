@@ -2,6 +2,8 @@
 
 mod database;
 mod error;
+#[cfg(test)]
+pub(crate) mod guarded;
 pub mod postgres;
 mod rows;
 pub mod sqlite;

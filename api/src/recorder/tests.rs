@@ -21,11 +21,9 @@ use tokio::task::JoinSet;
 
 use super::intake::fetch;
 use super::*;
+use crate::store::guarded::{Call, Guard, Guarded};
 use crate::store::sqlite::Sqlite;
-use crate::store::{
-    DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series, StoreError, Swept,
-    recorded_subjects,
-};
+use crate::store::{Page, Place, Range, Series, StoreError, recorded_subjects};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -33,7 +31,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A database that refuses on demand, or does not answer whoever writes.
 #[derive(Clone)]
 struct Moody {
-    inner: Sqlite,
     away: Arc<AtomicBool>,
     refuses: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -48,134 +45,23 @@ impl Moody {
     }
 }
 
-impl TickStore for Moody {
-    async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
-        self.answers()?;
-        if self.refuses.load(Ordering::SeqCst) {
+impl Guard for Moody {
+    async fn passes(&self, call: Call) -> Result<(), StoreError> {
+        if call != Call::Page {
+            self.answers()?;
+        }
+        if call == Call::Record && self.refuses.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             let (field, value) = ("mood", "bad".to_owned());
             return Err(StoreError::Damaged { field, value });
         }
-        self.inner.record(epoch, rows).await
-    }
-
-    async fn advance(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        floor: StreamSeq,
-        at: UnixNanos,
-    ) -> Result<(), StoreError> {
-        self.answers()?;
-        self.inner.advance(stream, epoch, floor, at).await
-    }
-
-    async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
-        self.inner.page(stream, range).await
-    }
-
-    async fn by_position(
-        &self,
-        series: &Series,
-        epoch: Epoch,
-        span: (StreamSeq, StreamSeq),
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.by_position(series, epoch, span, limit).await
-    }
-
-    async fn instruments(
-        &self,
-        venue: Option<&Venue>,
-        search: &str,
-        after: Option<(&str, &str)>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.instruments(venue, search, after, limit).await
-    }
-
-    async fn stood(
-        &self,
-        stream: &str,
-        now: UnixNanos,
-        before: UnixNanos,
-    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
-        self.inner.stood(stream, now, before).await
-    }
-
-    async fn sweep(
-        &self,
-        until: &[(Epoch, StreamSeq)],
-        behind: Option<Series>,
-        limit: u64,
-    ) -> Result<Swept, StoreError> {
-        self.inner.sweep(until, behind, limit).await
-    }
-
-    async fn dead_letters(&self) -> Result<u64, StoreError> {
-        self.inner.dead_letters().await
-    }
-
-    async fn dead_letters_page(
-        &self,
-        after: Option<(Epoch, StreamSeq)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters_page(after, limit).await
-    }
-
-    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
-        self.inner.venues().await
-    }
-
-    async fn state(
-        &self,
-        kind: Kind,
-        venue: &Venue,
-        symbol: &Symbol,
-    ) -> Result<Option<Found>, StoreError> {
-        self.inner.state(kind, venue, symbol).await
-    }
-
-    async fn feed_gaps(
-        &self,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.feed_gaps(span, after, limit).await
-    }
-
-    async fn losses_page(
-        &self,
-        stream: &str,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Loss>, StoreError> {
-        self.inner.losses_page(stream, span, after, limit).await
-    }
-
-    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
-        self.answers()?;
-        self.inner.recorded(stream).await
-    }
-
-    async fn trimmed(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        first: StreamSeq,
-        now: UnixNanos,
-    ) -> Result<Option<Loss>, StoreError> {
-        self.answers()?;
-        self.inner.trimmed(stream, epoch, first, now).await
+        Ok(())
     }
 }
 
 struct World {
     cx: daemon::Context,
-    store: Moody,
+    store: Guarded<Moody>,
     spec: StreamSpec,
     epoch: Epoch,
     stop: CancellationToken,
@@ -236,12 +122,13 @@ impl World {
         };
         let epoch = provision(&cx.client, &spec).await.unwrap();
         let inner = Sqlite::open(&dir.path().join("history.db"), None).await;
-        let store = Moody {
-            inner: inner.unwrap(),
+        let guard = Moody {
             away: Arc::default(),
             refuses: Arc::default(),
             refused: Arc::default(),
         };
+        let inner = inner.unwrap();
+        let store = Guarded { inner, guard };
         let config = Config {
             stream: "T".to_owned(),
             store: store.clone(),
@@ -338,13 +225,13 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
 async fn what_could_not_be_stored_comes_again_at_once_and_nothing_is_well_before() {
     let world = World::start().await;
     timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
-    world.store.refuses.store(true, Ordering::SeqCst);
+    world.store.guard.refuses.store(true, Ordering::SeqCst);
     world.publish("1").await;
-    until(async || world.store.refused.load(Ordering::SeqCst) > 0).await;
+    until(async || world.store.guard.refused.load(Ordering::SeqCst) > 0).await;
     until(async || !world.ready()).await;
     tokio::select! {
         () = world.cx.health.ready() => panic!("ready while a batch is not stored"),
-        () = until(async || world.store.refused.load(Ordering::SeqCst) >= 3) => {}
+        () = until(async || world.store.guard.refused.load(Ordering::SeqCst) >= 3) => {}
     }
     // Somebody else holds what failed: fetching nothing, or other messages, does not make it well.
     let context = jetstream::new(world.cx.client.clone());
@@ -358,7 +245,7 @@ async fn what_could_not_be_stored_comes_again_at_once_and_nothing_is_well_before
         !held.is_empty()
     })
     .await;
-    world.store.refuses.store(false, Ordering::SeqCst);
+    world.store.guard.refuses.store(false, Ordering::SeqCst);
     world.publish("2").await;
     world.stored(1).await;
     world.publish("3").await;
@@ -399,7 +286,7 @@ async fn what_retention_took_before_it_was_recorded_is_in_the_ledger_once() {
     let world = World::start().await;
     world.publish("1").await;
     until(async || world.page().await.progress.is_some()).await;
-    world.store.away.store(true, Ordering::SeqCst);
+    world.store.guard.away.store(true, Ordering::SeqCst);
     for id in 2..=10 {
         world.publish(&id.to_string()).await;
     }
@@ -419,7 +306,7 @@ async fn what_retention_took_before_it_was_recorded_is_in_the_ledger_once() {
         .clone();
     config.max_messages = 3;
     context.update_stream(&config).await.unwrap();
-    world.store.away.store(false, Ordering::SeqCst);
+    world.store.guard.away.store(false, Ordering::SeqCst);
     until(async || world.seqs().await == [1, 8, 9, 10]).await;
     timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
     let floor = async || {

@@ -144,7 +144,7 @@ async fn requests_one_behind_the_other_are_answered_in_order() {
 async fn a_server_that_ends_finishes_what_it_began() {
     let mut world = World::start().await;
     world.many_trades(10).await;
-    let gate = world.store.gate.clone();
+    let gate = world.store.guard.gate.clone();
     gate.forget_permits(gate.available_permits());
     let mut idle = TcpStream::connect(world.address).await.unwrap();
     let mut busy = TcpStream::connect(world.address).await.unwrap();

@@ -73,9 +73,9 @@ async fn what_is_written_meanwhile_is_not_run_after() {
     let mut socket = TcpStream::connect(world.address).await.unwrap();
     let request =
         format!("GET {TRADES} HTTP/1.1\r\nHost: x\r\nAccept: {LINES}\r\nConnection: close\r\n\r\n");
-    let gate = &world.store.gate;
+    let gate = &world.store.guard.gate;
     gate.forget_permits(gate.available_permits());
-    let read = &world.store.pages;
+    let read = &world.store.guard.pages;
     let asked = |pages| move || read.load(Ordering::SeqCst) == pages;
     world.pages();
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -96,7 +96,7 @@ async fn what_breaks_in_the_middle_is_seen_by_the_client() {
     world.many_trades(12_000).await;
     world.pages();
     // The first page, the newest row, and one more.
-    world.store.answered.store(3, Ordering::SeqCst);
+    world.store.guard.answered.store(3, Ordering::SeqCst);
     for encoding in ["identity", "gzip"] {
         world.pages();
         let headers = format!("Host: x\r\nAccept: {LINES}\r\nAccept-Encoding: {encoding}\r\n");
@@ -105,7 +105,7 @@ async fn what_breaks_in_the_middle_is_seen_by_the_client() {
         assert!(!broken.is_whole, "{encoding}: it ends as if it were whole");
     }
     world.pages();
-    world.store.answered.store(0, Ordering::SeqCst);
+    world.store.guard.answered.store(0, Ordering::SeqCst);
     let refused = world.accept(TRADES, LINES).await;
     assert_eq!(refused.status, 503);
     refused.problem();
@@ -136,7 +136,7 @@ async fn a_client_that_does_not_read_has_nothing_read_for_it() {
     assert_eq!(full.header("retry-after"), Some("5"));
     let page = world.accept(&format!("{TRADES}&limit=5"), LINES).await;
     assert_eq!(page.status, 200, "pages have places of their own");
-    let read = world.store.pages.load(Ordering::SeqCst);
+    let read = world.store.guard.pages.load(Ordering::SeqCst);
     assert!(
         read < 17,
         "{read} pages of 16 were read for a client that took 15 bytes"

@@ -45,7 +45,7 @@ async fn a_stampede_asks_the_database_once() {
     let world = World::with(&["--http-connections=1024"]).await;
     world.many_trades(100).await;
     world.pages();
-    let gate = &world.store.gate;
+    let gate = &world.store.guard.gate;
     gate.forget_permits(gate.available_permits());
     let mut clients = JoinSet::new();
     let address = world.address;
@@ -85,10 +85,10 @@ async fn a_refusal_is_not_kept() {
     let world = World::start().await;
     world.many_trades(10).await;
     world.pages();
-    world.store.answered.store(0, Ordering::SeqCst);
+    world.store.guard.answered.store(0, Ordering::SeqCst);
     let path = format!("{TRADES}&to=1000");
     assert_eq!(world.get(&path).await.status, 503);
-    world.store.answered.store(u64::MAX, Ordering::SeqCst);
+    world.store.guard.answered.store(u64::MAX, Ordering::SeqCst);
     assert_eq!(world.get(&path).await.status, 200);
     assert_eq!(world.pages(), 2);
     assert_eq!(world.get(&path).await.status, 200);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser as _;
 use prometheus_client::registry::Registry;
 use schemas::codec;
-use schemas::id::{Kind, Symbol, Venue};
+use schemas::id::Kind;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use serde_json::{Value, json};
@@ -18,11 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::*;
+use crate::store::guarded::{Call, Guard, Guarded};
 use crate::store::sqlite::Sqlite;
-use crate::store::{
-    Content, DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series,
-    StoreError, Swept, content,
-};
+use crate::store::{Content, Row, StoreError, content};
 
 /// What no condition should take.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
@@ -33,10 +31,9 @@ struct Cli {
     args: Args,
 }
 
-/// A store that knows how often it was read.
+/// Knows how often the store was read.
 #[derive(Clone)]
 pub(super) struct Counted {
-    inner: Sqlite,
     /// Pages that were asked for.
     pub(super) pages: Arc<AtomicU64>,
     /// Pages that are answered; all others fail.
@@ -45,22 +42,11 @@ pub(super) struct Counted {
     pub(super) gate: Arc<Semaphore>,
 }
 
-impl TickStore for Counted {
-    async fn record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
-        self.inner.record(epoch, rows).await
-    }
-
-    async fn advance(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        floor: StreamSeq,
-        at: UnixNanos,
-    ) -> Result<(), StoreError> {
-        self.inner.advance(stream, epoch, floor, at).await
-    }
-
-    async fn page(&self, stream: &str, range: &Range) -> Result<Page, StoreError> {
+impl Guard for Counted {
+    async fn passes(&self, call: Call) -> Result<(), StoreError> {
+        if call != Call::Page {
+            return Ok(());
+        }
         let number = self.pages.fetch_add(1, Ordering::SeqCst);
         if let Ok(passed) = self.gate.acquire().await {
             passed.forget();
@@ -68,108 +54,12 @@ impl TickStore for Counted {
         if number >= self.answered.load(Ordering::SeqCst) {
             return Err(StoreError::Away(Duration::from_secs(2)));
         }
-        self.inner.page(stream, range).await
-    }
-
-    async fn by_position(
-        &self,
-        series: &Series,
-        epoch: Epoch,
-        span: (StreamSeq, StreamSeq),
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.by_position(series, epoch, span, limit).await
-    }
-
-    async fn instruments(
-        &self,
-        venue: Option<&Venue>,
-        search: &str,
-        after: Option<(&str, &str)>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.instruments(venue, search, after, limit).await
-    }
-
-    async fn stood(
-        &self,
-        stream: &str,
-        now: UnixNanos,
-        before: UnixNanos,
-    ) -> Result<Vec<(Epoch, StreamSeq)>, StoreError> {
-        self.inner.stood(stream, now, before).await
-    }
-
-    async fn sweep(
-        &self,
-        until: &[(Epoch, StreamSeq)],
-        behind: Option<Series>,
-        limit: u64,
-    ) -> Result<Swept, StoreError> {
-        self.inner.sweep(until, behind, limit).await
-    }
-
-    async fn dead_letters(&self) -> Result<u64, StoreError> {
-        self.inner.dead_letters().await
-    }
-
-    async fn dead_letters_page(
-        &self,
-        after: Option<(Epoch, StreamSeq)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.inner.dead_letters_page(after, limit).await
-    }
-
-    async fn venues(&self) -> Result<Vec<Listed>, StoreError> {
-        self.inner.venues().await
-    }
-
-    async fn state(
-        &self,
-        kind: Kind,
-        venue: &Venue,
-        symbol: &Symbol,
-    ) -> Result<Option<Found>, StoreError> {
-        self.inner.state(kind, venue, symbol).await
-    }
-
-    async fn feed_gaps(
-        &self,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Found>, StoreError> {
-        self.inner.feed_gaps(span, after, limit).await
-    }
-
-    async fn losses_page(
-        &self,
-        stream: &str,
-        span: (UnixNanos, UnixNanos),
-        after: Option<Place>,
-        limit: u32,
-    ) -> Result<Vec<Loss>, StoreError> {
-        self.inner.losses_page(stream, span, after, limit).await
-    }
-
-    async fn recorded(&self, stream: &str) -> Result<Option<Recorded>, StoreError> {
-        self.inner.recorded(stream).await
-    }
-
-    async fn trimmed(
-        &self,
-        stream: &str,
-        epoch: Epoch,
-        first: StreamSeq,
-        now: UnixNanos,
-    ) -> Result<Option<Loss>, StoreError> {
-        self.inner.trimmed(stream, epoch, first, now).await
+        Ok(())
     }
 }
 
 pub(super) struct World {
-    pub(super) store: Counted,
+    pub(super) store: Guarded<Counted>,
     pub(super) address: SocketAddr,
     pub(super) metrics: Metrics,
     pub(super) stop: CancellationToken,
@@ -269,12 +159,13 @@ impl World {
     pub(super) async fn with(given: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.db");
-        let store = Counted {
-            inner: Sqlite::open(&path, None).await.unwrap(),
+        let guard = Counted {
             pages: Arc::default(),
             answered: Arc::new(AtomicU64::new(u64::MAX)),
             gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         };
+        let inner = Sqlite::open(&path, None).await.unwrap();
+        let store = Guarded { inner, guard };
         let client = async_nats::ConnectOptions::new()
             .retry_on_initial_connect()
             .connect("127.0.0.1:1")
@@ -369,7 +260,7 @@ impl World {
 
     /// How many pages were read since this was asked the last time.
     pub(super) fn pages(&self) -> u64 {
-        self.store.pages.swap(0, Ordering::SeqCst)
+        self.store.guard.pages.swap(0, Ordering::SeqCst)
     }
 }
 
