@@ -28,7 +28,7 @@ use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::store::{Known, Live, StreamNo, TopicInfo};
 pub(crate) use catch_up::Ask;
-use fill::CURSOR_AGE;
+use fill::CURSOR_ALONE;
 pub(crate) use said::refusal;
 pub(crate) use subscribe::Reply;
 use subscriber::Subscriber;
@@ -207,7 +207,7 @@ impl Session {
 
     /// When something becomes due by time alone.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let cursor = self.uncovered.then(|| self.cursor_at + CURSOR_AGE);
+        let cursor = self.uncovered.then(|| self.cursor_at + CURSOR_ALONE);
         let slots = self.tracks.iter().filter_map(|track| track.slots_due);
         slots
             .chain(cursor)

@@ -15,9 +15,9 @@ use daemon::nats::Secret;
 use futures_util::TryStreamExt as _;
 use postgres_server::{Server, connect};
 use schemas::codec;
-use schemas::id::{Symbol, Venue};
+use schemas::id::{Interval, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
-use schemas::tick::{Head, Quote, Side, Tick, Trade};
+use schemas::tick::{Bar, Head, Quote, Side, Tick, Trade};
 use schemas::time::{Clock as _, SystemClock, UnixNanos};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -53,6 +53,8 @@ struct Times {
     postgres: Vec<Duration>,
     again: Vec<Duration>,
     sqlite: Vec<Duration>,
+    postgres_bars: Vec<Duration>,
+    sqlite_bars: Vec<Duration>,
 }
 
 #[tokio::main]
@@ -60,9 +62,10 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let server = Server::start().await?;
     let rows = rows(&args)?;
+    let bars = bars(&args)?;
     let mut times = Times::default();
     for _ in 0..args.rounds {
-        round(&server, &args, &rows, &mut times).await?;
+        round(&server, &args, (&rows, &bars), &mut times).await?;
     }
     report(&args, times)
 }
@@ -119,12 +122,56 @@ fn rows(args: &Args) -> Result<Vec<Row>> {
         .collect()
 }
 
-async fn round(server: &Server, args: &Args, rows: &[Row], times: &mut Times) -> Result<()> {
+/// Bars of one second, of each instrument in turn.
+fn bars(args: &Args) -> Result<Vec<Row>> {
+    let venue = Venue::new("bench")?;
+    let step = 1_000_000_000;
+    let seconds = i64::try_from(args.rows / args.symbols)?;
+    let begin = UnixNanos::new((SystemClock.now().get() / step - seconds) * step);
+    (0..args.rows)
+        .map(|number| {
+            let symbol = Symbol::new(&format!("S{:04}USDT", number % args.symbols))?;
+            let second = number / args.symbols;
+            let at = begin.offset(i64::try_from(second)? * step);
+            let bar = Bar {
+                head: Head::new(venue.clone(), symbol.clone(), at.offset(step)),
+                interval: Interval::Second1,
+                start: at,
+                open: "100.25".parse()?,
+                high: "101.75".parse()?,
+                low: "99.50".parse()?,
+                close: "100.75".parse()?,
+                volume: "12.51250000".parse()?,
+                trades: 42,
+            };
+            let payload = codec::to_msgpack(&Tick::from(bar))?.into();
+            let content = Content::Bar {
+                venue: venue.clone(),
+                symbol,
+                interval: Interval::Second1,
+                at,
+            };
+            Ok(Row {
+                seq: StreamSeq::new(args.rows + number + 1),
+                content,
+                payload,
+            })
+        })
+        .collect()
+}
+
+async fn round(
+    server: &Server,
+    args: &Args,
+    (rows, bars): (&[Row], &[Row]),
+    times: &mut Times,
+) -> Result<()> {
     let url = server.database().await?;
     let store = Postgres::open(&Secret::from(&*url), &PostgresArgs::default())?;
     store.ready().await?;
     times.postgres.push(record(&store, args, rows).await?);
     times.again.push(record(&store, args, rows).await?);
+    times.postgres_bars.push(record(&store, args, bars).await?);
     let mut outside = connect(&url).await?;
     let batches = exported(&mut outside, args).await?;
 
@@ -151,6 +198,7 @@ async fn round(server: &Server, args: &Args, rows: &[Row], times: &mut Times) ->
     let dir = tempfile::tempdir()?;
     let store = Sqlite::open(&dir.path().join("history.sqlite"), None).await?;
     times.sqlite.push(record(&store, args, rows).await?);
+    times.sqlite_bars.push(record(&store, args, bars).await?);
     Ok(())
 }
 
@@ -206,6 +254,7 @@ fn report(args: &Args, times: Times) -> Result<()> {
     };
     let (copy, postgres) = (rate(times.copy)?, rate(times.postgres)?);
     let (again, sqlite) = (rate(times.again)?, rate(times.sqlite)?);
+    let (postgres_bars, sqlite_bars) = (rate(times.postgres_bars)?, rate(times.sqlite_bars)?);
     let mut out = io::stdout().lock();
     let (rows, batch, rounds) = (args.rows, args.batch, args.rounds);
     writeln!(
@@ -217,7 +266,9 @@ fn report(args: &Args, times: Times) -> Result<()> {
         ("plain COPY, Postgres", copy),
         ("recorder, Postgres", postgres),
         ("recorder, Postgres, everything again", again),
+        ("recorder, Postgres, bars", postgres_bars),
         ("recorder, SQLite", sqlite),
+        ("recorder, SQLite, bars", sqlite_bars),
     ] {
         writeln!(out, "{name:<44} {rate:>9.0} {:>7.0}%", 100.0 * rate / copy)?;
     }
@@ -225,7 +276,9 @@ fn report(args: &Args, times: Times) -> Result<()> {
         "bench": "store", "rows": rows, "batch": batch, "rounds": rounds,
         "copy_rows_per_s": copy, "postgres_rows_per_s": postgres,
         "postgres_again_rows_per_s": again, "sqlite_rows_per_s": sqlite,
+        "postgres_bars_per_s": postgres_bars, "sqlite_bars_per_s": sqlite_bars,
         "postgres_of_copy": (1_000.0 * postgres / copy).round() / 1_000.0,
+        "sqlite_of_copy": (1_000.0 * sqlite / copy).round() / 1_000.0,
     });
     writeln!(out, "{line}")?;
     Ok(())

@@ -32,6 +32,11 @@ use super::{
 const BUSY: Duration = Duration::from_secs(5);
 /// How long to wait before opening again what somebody else is opening.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What the writer keeps of the file in memory: 64 MiB. Batches touch a page of each instrument.
+const CACHE_KIB: &str = "-65536";
+/// After how many pages the log is carried into the file, 64 MiB: a page that many batches changed is
+/// then written there once.
+const LOG_PAGES: &str = "16384";
 /// Connections that read.
 const READERS: u32 = 4;
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -59,7 +64,11 @@ impl Sqlite {
         if let Some(bytes) = max_bytes {
             options = options.pragma("max_page_count", (bytes / 4_096).to_string());
         }
-        let writer = prepared(&options).await?;
+        let writer = options
+            .clone()
+            .pragma("cache_size", CACHE_KIB)
+            .pragma("wal_autocheckpoint", LOG_PAGES);
+        let writer = prepared(&writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(BUSY)

@@ -20,7 +20,10 @@ use crate::store::{Known, Live, Message, Store, TopicId};
 /// that the stream's leader was asked meanwhile.
 const FUTURE: Duration = Duration::from_secs(10);
 /// Cursors are sent along with messages at this age.
-pub(super) const CURSOR_AGE: Duration = Duration::from_secs(1);
+const CURSOR_AGE: Duration = Duration::from_secs(1);
+/// And alone at this one: by then whatever goes on taking messages has had one along with them, and a
+/// write of its own for each connection and second would cost as much as the messages.
+pub(super) const CURSOR_ALONE: Duration = Duration::from_secs(2);
 
 /// Where messages are put, and how many there are.
 pub(super) struct Sink<'a> {
