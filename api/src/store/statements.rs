@@ -1,7 +1,7 @@
 //! The statements that databases have in common, and how their rows are read.
 
 use schemas::codec;
-use schemas::id::{Kind, Venue};
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::tick::{FeedState, Tick};
 use schemas::time::UnixNanos;
@@ -197,6 +197,19 @@ where
         seq: seq_of(row, "s")?,
         payload: payload.into(),
     })
+}
+
+/// Which instrument a row is of.
+pub(super) fn instrument<R: Row>(row: &R) -> Result<(Venue, Symbol), StoreError>
+where
+    for<'r> String: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: ColumnIndex<R>,
+{
+    let (venue, symbol): (String, String) = (row.try_get("venue")?, row.try_get("symbol")?);
+    Ok((
+        Venue::new(&venue).map_err(|_| damaged("venue", &venue))?,
+        Symbol::new(&symbol).map_err(|_| damaged("symbol", &symbol))?,
+    ))
 }
 
 /// How far a stream is recorded.

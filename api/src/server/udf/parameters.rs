@@ -8,14 +8,15 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 const SECOND: i64 = 1_000_000_000;
-/// The last second that times reach, in seconds since 1970; the first lies as far before.
-const LAST_SECOND: i64 = i64::MAX / SECOND;
+/// The last second that a browser's `Date` reaches, in seconds since 1970; the first lies as far
+/// before. Ours reach less far, to 2262: charts ask for all there is by ends that lie beyond.
+const LAST_SECOND: i64 = 8_640_000_000_000;
 /// The most bars that may be asked back for.
 const MAX_COUNTBACK: u32 = 1_000_000;
 /// The longest name, in characters: a venue, a colon and a symbol fit.
 const MAX_NAME: usize = 96;
 
-/// A point in time: whole seconds since 1970.
+/// A point in time: whole seconds since 1970; the last or the first that we have, if it lies beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seconds(pub(super) UnixNanos);
 
@@ -146,7 +147,11 @@ mod tests {
             (some.countback.get(), &*some.symbol.0),
             (Some(300), "sim:AAA")
         );
-        for none in ["to=9223372036", "to=1&countback=", "to=1&countback=0"] {
+        assert_eq!(
+            asked("to=-8640000000000").unwrap().to.0,
+            UnixNanos::new(i64::MIN)
+        );
+        for none in ["to=9999999999", "to=1&countback=", "to=1&countback=0"] {
             assert_eq!(asked(none).unwrap().countback.get(), None, "{none}");
         }
     }
@@ -158,10 +163,10 @@ mod tests {
             ("", "to is missing"),
             (
                 "to=1.5",
-                "to: must be whole seconds since 1970, from -9223372036 to 9223372036",
+                "to: must be whole seconds since 1970, from -8640000000000 to 8640000000000",
             ),
-            ("to=9223372037", "to: must be whole seconds"),
-            ("to=-9223372037", "to: must be whole seconds"),
+            ("to=8640000000001", "to: must be whole seconds"),
+            ("to=-8640000000001", "to: must be whole seconds"),
             ("to=1e9", "to: must be whole seconds"),
             (
                 "to=1&countback=-1",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::id::{Interval, Kind};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::postgres::PgRow;
@@ -12,7 +12,7 @@ use tracing::{debug, info};
 
 use super::days::{self, Partition};
 use super::{Postgres, StoreError};
-use crate::store::statements::{damaged, epoch_of, int, key_of, seq_of};
+use crate::store::statements::{damaged, epoch_of, instrument, int, key_of, seq_of};
 use crate::store::{Series, Swept};
 
 /// Series that are looked through at a time.
@@ -290,14 +290,6 @@ async fn bars_behind(
         Ok(Series::Bars(venue, symbol, SHORT))
     };
     found.map(bars).transpose()
-}
-
-fn instrument(row: &PgRow) -> Result<(Venue, Symbol), StoreError> {
-    let (venue, symbol): (String, String) = (row.try_get("venue")?, row.try_get("symbol")?);
-    Ok((
-        Venue::new(&venue).map_err(|_| damaged("venue", &venue))?,
-        Symbol::new(&symbol).map_err(|_| damaged("symbol", &symbol))?,
-    ))
 }
 
 async fn delete(

@@ -1,13 +1,13 @@
 //! Deleting what is old, a little at a time, so that recording never waits for long.
 
-use schemas::id::{Interval, Kind, Symbol, Venue};
+use schemas::id::{Interval, Kind};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::Sqlite;
-use crate::store::statements::{damaged, epoch_of, int, seq_of};
+use crate::store::statements::{damaged, epoch_of, instrument, int, seq_of};
 use crate::store::{Series, StoreError, Swept};
 
 /// Series that are looked through at a time.
@@ -149,14 +149,6 @@ async fn bars_behind(
         Ok(Series::Bars(venue, symbol, SHORT))
     };
     found.map(bars).transpose()
-}
-
-fn instrument(row: &SqliteRow) -> Result<(Venue, Symbol), StoreError> {
-    let (venue, symbol): (String, String) = (row.try_get("venue")?, row.try_get("symbol")?);
-    Ok((
-        Venue::new(&venue).map_err(|_| damaged("venue", &venue))?,
-        Symbol::new(&symbol).map_err(|_| damaged("symbol", &symbol))?,
-    ))
 }
 
 async fn delete(
