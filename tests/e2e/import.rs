@@ -379,6 +379,20 @@ async fn what_is_exported_can_be_imported_again() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_history_that_is_not_there_is_not_made_by_exporting_it() -> Result<()> {
+    let dir = TempDir::new()?;
+    let store = sqlite(&dir, "histroy.sqlite");
+    let arguments = [
+        "--venue", "nyse", "--symbol", "A", "--kind", "trade", "--out", "-",
+    ];
+    let (code, out, problem) = run(tickwire("export", &store, &arguments)).await?;
+    ensure!(code == Some(1) && out.is_empty(), "{code:?}: {out}");
+    ensure!(problem.contains("--store: there is no file"), "{problem}");
+    ensure!(!Path::new(&store).exists(), "{store} was made");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres_it_is_the_same() -> Result<()> {
     let server = Server::shared().await?;
