@@ -149,3 +149,26 @@ async fn a_day_that_has_begun_is_there_before_its_date_is() {
         assert_eq!(page["forming"], true, "{page}");
     }
 }
+
+#[tokio::test]
+async fn hours_are_told_in_tradingviews_words() {
+    let world = World::start().await;
+    let ticks = [
+        json!({ "k": "inst", "v": "nyse", "y": "A", "tr": "1", "ty": "equity" }),
+        inst("B", "Etc/UTC", "24x7:23456"),
+    ];
+    let ticks = rows(ticks.into_iter());
+    world.store.record(epoch(), &ticks).await.unwrap();
+    let told = world.get("/udf/symbols?symbol=nyse:A").await.json();
+    for (name, value) in [
+        ("session", "0930-1600"),
+        ("timezone", "America/New_York"),
+        ("session_holidays", "20261126,20261225"),
+        ("corrections", "0930-1300:20261127;0930-1300:20261224"),
+    ] {
+        assert_eq!(told[name], value, "{name}");
+    }
+    let told = world.get("/udf/symbols?symbol=x:B").await.json();
+    assert_eq!(told["session"], "0000-0000:23456");
+    assert_eq!(told.get("corrections"), None);
+}

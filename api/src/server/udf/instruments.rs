@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use jiff::civil::Date;
 use schemars::JsonSchema;
 use schemas::codec;
 use schemas::decimal::Price;
@@ -233,13 +234,14 @@ async fn symbols<S: TickStore>(api: &Api<S>, asked: Resolve) -> Answered {
     };
     let head = &inst.head;
     let calendar = api.bars.calendar(&head.venue, &head.symbol).await?;
-    let holidays = calendar
-        .holidays()
-        .map(|date| date.strftime("%Y%m%d").to_string());
+    let day = |date: Date| date.strftime("%Y%m%d").to_string();
+    let early = calendar.early_closes();
+    let corrections = early.map(|(date, hours)| format!("{hours}:{}", day(date)));
     let hours = Hours {
         session: calendar.session(),
         zone: calendar.zone().to_owned(),
-        holidays: holidays.collect(),
+        holidays: calendar.holidays().map(day).collect(),
+        corrections: corrections.collect(),
     };
     let info = describe(&inst, hours, price, resolutions(), SystemClock.now());
     written(&info)
