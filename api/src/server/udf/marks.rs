@@ -8,7 +8,6 @@ use axum::http::HeaderMap;
 use schemars::JsonSchema;
 use schemas::codec;
 use schemas::id::Kind;
-use schemas::position::StreamSeq;
 use schemas::tick::{Feed, Status, Tick};
 use schemas::time::UnixNanos;
 use serde::Deserialize;
@@ -22,7 +21,7 @@ use super::instruments::{known, resolution};
 use super::parameters::{Name, Seconds};
 use super::{Answered, Or, respond, written};
 use crate::store::{Found, Range, Series, TickStore};
-use crate::udf::marks::{Marks, TimescaleMark, of_feed, of_statuses};
+use crate::udf::marks::{Marks, Place, TimescaleMark, of_feed, of_statuses};
 use crate::udf::refusal::Refusal;
 use crate::udf::ticker::Ticker;
 
@@ -97,10 +96,10 @@ async fn marks<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         known(api, &ticker).await?;
     }
     let statuses = rows.iter().filter_map(|row| match read(row) {
-        Some(Tick::Status(status)) => Some((row.seq, status)),
+        Some(Tick::Status(status)) => Some(((row.epoch, row.seq), status)),
         _ => None,
     });
-    let statuses: Vec<(StreamSeq, Status)> = statuses.collect();
+    let statuses: Vec<(Place, Status)> = statuses.collect();
     written(&of_statuses(&statuses))
 }
 
@@ -139,7 +138,9 @@ async fn timescale_marks<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         after = rows.last().map(|row| (row.at, row.epoch, row.seq));
         let whole = u32::try_from(rows.len()).is_ok_and(|count| count == PAGE);
         let found = rows.iter().filter_map(|row| match read(row) {
-            Some(Tick::Feed(feed)) if concerns(&feed, &ticker) => of_feed(row.seq, &feed),
+            Some(Tick::Feed(feed)) if concerns(&feed, &ticker) => {
+                of_feed((row.epoch, row.seq), &feed)
+            }
             _ => None,
         });
         marks.extend(found);
