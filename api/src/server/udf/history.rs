@@ -18,7 +18,7 @@ use super::super::answer::Format;
 use super::super::query::Wrong;
 use super::super::resource::{About, Resources};
 use super::instruments::{known, resolution};
-use super::parameters::{Countback, Name, Seconds};
+use super::parameters::{Countback, Name, Seconds, Since};
 use super::{Answered, Or, last, respond};
 use crate::bars::{Ask, Candles};
 use crate::store::TickStore;
@@ -52,7 +52,7 @@ struct Asked {
     /// How long a bar is, in TradingView's words: `1S`, `1`, `60`, `1D`.
     resolution: Name,
     /// From here, inclusive.
-    from: Option<Seconds>,
+    from: Option<Since>,
     /// To here, exclusive.
     to: Seconds,
     /// So many bars before `to`, wherever they begin.
@@ -74,12 +74,12 @@ impl Asked {
     fn range(&self) -> Result<(Option<UnixNanos>, UnixNanos), Refusal> {
         let to = self.to.0;
         match (self.from, self.countback.get()) {
-            (Some(Seconds(from)), _) if from > to => {
+            (Some(Since(from)), _) if from > to => {
                 let sentence = "from lies behind to: from must not be the later one";
                 Err(Refusal::Parameter(sentence.to_owned()))
             }
             (_, Some(_)) => Ok((None, to)),
-            (Some(Seconds(from)), None) => Ok((Some(from), to)),
+            (Some(Since(from)), None) => Ok((Some(from), to)),
             (None, None) => Err(Refusal::Parameter("from is missing".to_owned())),
         }
     }

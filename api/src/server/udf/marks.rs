@@ -18,7 +18,7 @@ use super::super::answer::Format;
 use super::super::query::Wrong;
 use super::super::resource::{About, Resources};
 use super::instruments::{known, resolution};
-use super::parameters::{Name, Seconds};
+use super::parameters::{Name, Seconds, Since};
 use super::{Answered, Or, respond, written};
 use crate::store::{Found, Range, Series, TickStore};
 use crate::udf::marks::{Marks, Place, TimescaleMark, of_feed, of_statuses};
@@ -65,7 +65,7 @@ struct Asked {
     /// The instrument's ticker.
     symbol: Name,
     /// From here, inclusive.
-    from: Seconds,
+    from: Since,
     /// To here, inclusive.
     to: Seconds,
     /// The chart's; marks are the same at all of them.
@@ -80,7 +80,7 @@ impl Asked {
         if let Some(Name(text)) = &self.resolution {
             resolution(text)?;
         }
-        if self.from > self.to {
+        if self.from.0 > self.to.0 {
             let sentence = "from lies behind to: from must not be the later one";
             return Err(Refusal::Parameter(sentence.to_owned()));
         }
