@@ -10,3 +10,4 @@ pub(crate) mod quotes;
 pub(crate) mod refusal;
 pub(crate) mod symbol;
 pub(crate) mod ticker;
+pub(crate) mod times;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::chromium::{Page, installed};
 use crate::stored::{bars, store};
-use crate::world::{World, eventually, say};
+use crate::world::{World, eventually, say, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 4\nrate = 400\nseed = 3\n";
@@ -112,6 +112,58 @@ async fn a_million_bars_pass_and_live_ones_join() -> Result<()> {
     page.until("document.querySelector('#proof-verdict').textContent === 'nothing missed'")
         .await?;
     assert!(page.picture().await?.len() > 10_000);
+    assert_eq!(page.errors(), &[] as &[String]);
+    world.signal(Signal::TERM)
+}
+
+/// Chooses one instrument, whose answer is held back, and another one meanwhile; then one whose first
+/// answer fails: what is shown after each, and what was chosen last.
+const CHOOSE: &str = "(async () => {
+  const [one, other, third] = (await (await fetch('udf/search?limit=3')).json()).map(({ ticker }) => ticker);
+  const usual = window.fetch;
+  const asks = (path, ticker) => path.includes('symbols') && path.includes(encodeURIComponent(ticker));
+  const shown = () => new URLSearchParams(location.search).get('symbol');
+  let answer;
+  const held = new Promise((resolve) => { answer = resolve; });
+  window.fetch = async (path) => {
+    const answered = await usual(path);
+    if (asks(path, one)) await held;
+    return answered;
+  };
+  const late = tickwire.open(one);
+  await tickwire.open(other);
+  answer();
+  await late;
+  const first = [shown(), other];
+  let failed = 0;
+  window.fetch = async (path) => {
+    if (asks(path, third) && (failed += 1) === 1) throw new TypeError('the line is cut');
+    return usual(path);
+  };
+  await tickwire.open(third);
+  window.fetch = usual;
+  return [first, [shown(), third], failed];
+})()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_instrument_that_was_chosen_last_is_shown() -> Result<()> {
+    let Some(browser) = installed() else {
+        return Ok(());
+    };
+    let world = World::start(FEEDS).await?;
+    until("no instruments are recorded", async || {
+        let (_, found) = world.get("/udf/search?limit=4").await?;
+        Ok(found.as_array().is_some_and(|found| found.len() == 4))
+    })
+    .await?;
+    let mut page = Page::open(&browser, &format!("{}/chart", world.http())).await?;
+    page.until("tickwire.proof().joined").await?;
+    let chosen = page.evaluate(CHOOSE).await?;
+    for pair in [&chosen[0], &chosen[1]] {
+        assert_eq!(pair[0], pair[1], "{chosen}");
+    }
+    assert_eq!(chosen[2], 2, "it was asked for again");
+    page.until("tickwire.proof().joined").await?;
     assert_eq!(page.errors(), &[] as &[String]);
     world.signal(Signal::TERM)
 }

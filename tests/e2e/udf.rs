@@ -417,6 +417,10 @@ async fn what_cannot_be_answered_is_refused_in_the_protocols_way() -> Result<()>
             "to: must be whole seconds since 1970",
         ),
         (
+            "resolution=1&from=1772409600000&to=1772413200000&countback=300",
+            "from: must be whole seconds since 1970, from -8640000000000 to 9223372036",
+        ),
+        (
             "resolution=1&from=x&to=9",
             "from: must be whole seconds since 1970",
         ),
@@ -469,6 +473,10 @@ async fn what_cannot_be_answered_is_refused_in_the_protocols_way() -> Result<()>
         (
             "/udf/marks?symbol=sim:NOPE&from=9&to=0&resolution=1",
             "from lies behind to",
+        ),
+        (
+            "/udf/marks?symbol=sim:NOPE&from=1772409600000&to=1772413200000",
+            "from: must be whole seconds since 1970",
         ),
         (
             "/udf/timescale_marks?symbol=sim:NOPE&from=0&to=9&resolution=1",

@@ -20,6 +20,7 @@ const FIRST = '1';
 
 const element = (id) => document.getElementById(id);
 const count = (number) => number.toLocaleString('en');
+const pause = () => new Promise((resolve) => { setTimeout(resolve, PAUSE_MS); });
 const when = (seconds) => new Date(seconds * 1000).toISOString().replace('T', ' ').slice(0, 19);
 
 /** How people call a resolution. */
@@ -38,6 +39,7 @@ class ChartPage {
   #info;
   #joining;
   #live;
+  #opening = 0;
   #proof = { pages: 0, bars: 0, live: 0, joined: undefined };
   #resolution;
   #stale = false;
@@ -77,23 +79,31 @@ class ChartPage {
     if (seen) this.#candles.see({ from: seen.from + bars, to: seen.to + bars });
   }
 
-  /** Shows an instrument, the first one there is if none is named. */
+  /** Shows an instrument, the first one there is if none is named; not if another one is chosen meanwhile. */
   async open(ticker) {
-    try {
-      const [first] = ticker === '' ? await this.#feed.search('', 1) : [{ ticker }];
-      if (first === undefined) {
-        this.#say('Waiting for the first instruments…');
-        setTimeout(() => this.open(ticker), PAUSE_MS / 2);
-        return;
+    const opening = ++this.#opening;
+    let info;
+    while (info === undefined) {
+      try {
+        info = await this.#find(ticker);
+      } catch (problem) {
+        if (opening !== this.#opening) return;
+        this.#say(problem.message);
+        await pause();
       }
-      this.#info = await this.#feed.resolve(first.ticker);
-    } catch (problem) {
-      this.#say(problem.message);
-      return;
+      if (opening !== this.#opening) return;
     }
+    this.#info = info;
     element('chart-name').textContent = `${this.#info.name} · ${this.#info.exchange}`;
     element('chart-name').title = this.#info.description;
     this.#show();
+  }
+
+  async #find(ticker) {
+    if (ticker !== '') return this.#feed.resolve(ticker);
+    const [first] = await this.#feed.search('', 1);
+    if (first === undefined) throw new Error('Waiting for the first instruments…');
+    return this.#feed.resolve(first.ticker);
   }
 
   #resolutions(all) {
@@ -161,7 +171,7 @@ class ChartPage {
       } catch (problem) {
         if (view !== this.#view) return undefined;
         this.#say(`History cannot be read: ${problem.message}`);
-        await new Promise((resolve) => { setTimeout(resolve, PAUSE_MS); });
+        await pause();
         if (view !== this.#view) return undefined;
       }
     }

@@ -144,10 +144,11 @@ impl Calendar {
         self.closed.holidays.iter().copied()
     }
 
-    /// Days on which trade ends early, ascending, with the minute of the day at which it does.
-    pub fn early_closes(&self) -> impl Iterator<Item = (Date, i32)> {
+    /// Days on which trade ends early, ascending, with their hours as TradingView writes them.
+    pub fn early_closes(&self) -> impl Iterator<Item = (Date, String)> {
         let early = self.closed.early.iter();
-        early.map(|(date, minute)| (*date, *minute))
+        let open = early.filter(|(date, _)| self.is_open(**date));
+        open.filter_map(|(date, minute)| Some((*date, self.session.until(*minute)?)))
     }
 
     /// When a calendar day begins, whichever trading day it belongs to.

@@ -124,13 +124,14 @@ async fn search<S: TickStore>(api: &Api<S>, query: &Instruments) -> Result<Answe
         class,
         text: &query.q.0,
     };
-    let found = api.directory.search(&api.config.store, &wanted).await;
-    let found = found.map_err(|error| Problem::from(&*error))?;
     let limit = usize::try_from(query.limit.get()).unwrap_or(usize::MAX);
     let end = shown.saturating_add(limit);
-    let next = (found.len() > end).then(|| end.to_string());
-    let page = found.iter().skip(shown).take(limit);
-    let items = page.map(|entry| -> (StreamSeq, &[u8]) { (entry.seq, &entry.payload) });
+    let store = &api.config.store;
+    let page = api.directory.search(store, &wanted, shown..end).await;
+    let page = page.map_err(|error| Problem::from(&*error))?;
+    let next = page.more.then(|| end.to_string());
+    let items = page.found.iter();
+    let items = items.map(|found| -> (StreamSeq, &[u8]) { (found.seq, &found.payload) });
     Ok(Answer::ticks(items, next, BTreeMap::new())?.of([Kind::Inst]))
 }
 

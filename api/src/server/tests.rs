@@ -6,6 +6,7 @@ mod exports;
 mod forms;
 mod lists;
 mod repeats;
+mod udf;
 mod world;
 
 use axum::http::HeaderValue;

@@ -12,6 +12,7 @@ use schemas::position::StreamSeq;
 use schemas::tick::{Bar, Form};
 use schemas::time::UnixNanos;
 
+use super::times::Times;
 use crate::store::Progress;
 
 /// The most bars of one answer: of more, the latest.
@@ -135,7 +136,7 @@ impl Answer {
 
     /// Writes the answer. `forming`, `live` and `pos` are ours: a client that does not know them
     /// ignores them.
-    pub(crate) fn write(&self) -> Vec<u8> {
+    pub(crate) fn write(&self, times: &Times<'_>) -> Vec<u8> {
         let mut body = Vec::with_capacity(64 * (self.bars.len() + 4));
         let state = if self.bars.is_empty() {
             "no_data"
@@ -145,13 +146,11 @@ impl Answer {
         put(&mut body, format_args!("{{\"s\":\"{state}\""));
         if self.bars.is_empty() {
             if let Some(earlier) = self.earlier {
-                put(
-                    &mut body,
-                    format_args!(",\"nextTime\":{}", earlier.seconds()),
-                );
+                let time = times.of(earlier).seconds();
+                put(&mut body, format_args!(",\"nextTime\":{time}"));
             }
         } else {
-            self.column(&mut body, 't', |bar| bar.start.seconds());
+            self.column(&mut body, 't', |bar| times.of(bar.start).seconds());
             self.column(&mut body, 'o', |bar| bar.open);
             self.column(&mut body, 'h', |bar| bar.high);
             self.column(&mut body, 'l', |bar| bar.low);
@@ -195,6 +194,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::bars::Calendar;
 
     const SECOND: i64 = 1_000_000_000;
 
@@ -233,8 +233,13 @@ mod tests {
         (UnixNanos::new(from * SECOND), UnixNanos::new(to * SECOND))
     }
 
+    fn written(answer: &Answer) -> Vec<u8> {
+        let calendar = Calendar::default();
+        answer.write(&Times::new(&calendar, "1m".parse().unwrap()))
+    }
+
     fn json(answer: &Answer) -> Value {
-        serde_json::from_slice(&answer.write()).unwrap()
+        serde_json::from_slice(&written(answer)).unwrap()
     }
 
     #[test]
@@ -316,7 +321,7 @@ mod tests {
             pos: [("TICKS".to_owned(), pos)].into(),
             ..Answer::default()
         };
-        let text = String::from_utf8(answer.write()).unwrap();
+        let text = String::from_utf8(written(&answer)).unwrap();
         assert!(text.contains("\"c\":[2.50,2.50]"), "{text}");
         let expected = json!({
             "s": "ok", "t": [-60, 0], "o": [1.0, 1.0], "h": [3, 3], "l": [0.5, 0.5], "c": [2.5, 2.5],

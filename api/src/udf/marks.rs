@@ -3,7 +3,7 @@
 //! On bars: changes of an instrument's trading state. On the time scale: holes in what the venue
 //! sent, and whether they were filled since.
 
-use schemas::position::StreamSeq;
+use schemas::position::{Epoch, StreamSeq};
 use schemas::tick::{Feed, Status, TradingState};
 use serde::Serialize;
 
@@ -39,21 +39,25 @@ pub(crate) struct TimescaleMark {
     shape: &'static str,
 }
 
+/// Where a message stands in all streams that there ever were: sequences begin anew when a stream is
+/// created again, and a client takes marks of one name for the same.
+pub(crate) type Place = (Epoch, StreamSeq);
+
 /// Marks every change of state; what repeats the state before is left out.
-pub(crate) fn of_statuses(statuses: &[(StreamSeq, Status)]) -> Marks {
+pub(crate) fn of_statuses(statuses: &[(Place, Status)]) -> Marks {
     let mut marks = Marks {
         label_font_color: "#0b1016",
         min_size: SIZE,
         ..Marks::default()
     };
     let mut before = None;
-    for (seq, status) in statuses {
+    for ((epoch, seq), status) in statuses {
         if before.replace(status.state) == Some(status.state) {
             continue;
         }
         let (label, color, name) = look(status.state);
         let at = status.head.event.unwrap_or(status.head.received);
-        marks.id.push(format!("status-{seq}"));
+        marks.id.push(format!("status-{epoch}-{seq}"));
         marks.time.push(at.seconds());
         marks.color.push(color);
         marks.label.push(label);
@@ -75,7 +79,7 @@ const fn look(state: TradingState) -> (&'static str, &'static str, &'static str)
 }
 
 /// Marks a hole in what the venue sent; `None` if this tells of something else.
-pub(crate) fn of_feed(seq: StreamSeq, feed: &Feed) -> Option<TimescaleMark> {
+pub(crate) fn of_feed((epoch, seq): Place, feed: &Feed) -> Option<TimescaleMark> {
     let gap = feed.gap.as_ref()?;
     let told = feed.head.event.unwrap_or(feed.head.received);
     let begun = gap.from.unwrap_or(told);
@@ -93,7 +97,7 @@ pub(crate) fn of_feed(seq: StreamSeq, feed: &Feed) -> Option<TimescaleMark> {
     }
     tooltip.extend(feed.detail.clone());
     Some(TimescaleMark {
-        id: format!("gap-{seq}"),
+        id: format!("gap-{epoch}-{seq}"),
         time: begun.seconds(),
         color,
         label: "G",
@@ -104,16 +108,22 @@ pub(crate) fn of_feed(seq: StreamSeq, feed: &Feed) -> Option<TimescaleMark> {
 
 #[cfg(test)]
 mod tests {
+    use schemas::time::UnixNanos;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn status(seq: u64, state: &str, reason: Option<&str>) -> (StreamSeq, Status) {
+    fn place(created: i64, seq: u64) -> Place {
+        let epoch = Epoch::new(UnixNanos::new(created), 0);
+        (epoch, StreamSeq::new(seq))
+    }
+
+    fn status(seq: u64, state: &str, reason: Option<&str>) -> (Place, Status) {
         let mut tick = json!({ "v": "x", "y": "A", "tr": "9000000000", "st": state });
         if let Some(reason) = reason {
             tick["rs"] = json!(reason);
         }
-        (StreamSeq::new(seq), serde_json::from_value(tick).unwrap())
+        (place(5, seq), serde_json::from_value(tick).unwrap())
     }
 
     fn feed(fields: &Value) -> Feed {
@@ -132,7 +142,7 @@ mod tests {
             status(9, "halt", Some("volatility")),
         ]);
         let expected = json!({
-            "id": ["status-3", "status-9"], "time": [9, 9], "color": [GREEN, RED],
+            "id": ["status-5-0-3", "status-5-0-9"], "time": [9, 9], "color": [GREEN, RED],
             "text": ["open", "halted: volatility"], "label": ["O", "H"],
             "labelFontColor": "#0b1016", "minSize": 14,
         });
@@ -143,19 +153,32 @@ mod tests {
     }
 
     #[test]
+    fn the_same_sequence_of_another_stream_is_another_mark() {
+        let (mut open, mut halt) = (status(3, "open", None), status(3, "halt", None));
+        (open.0, halt.0) = (place(5, 3), place(6, 3));
+        assert_eq!(
+            of_statuses(&[open, halt]).id,
+            ["status-5-0-3", "status-6-0-3"]
+        );
+        let gap = feed(&json!({ "st": "gap", "gp": { "filled": true } }));
+        let id = |created| of_feed(place(created, 3), &gap).unwrap().id;
+        assert_ne!(id(5), id(6));
+    }
+
+    #[test]
     fn gaps_of_feeds_are_marked_where_they_began() {
         let gap = feed(&json!({ "st": "gap", "dt": "reconnected", "gp": {
             "symbol": "A", "from": "2000000000", "to": "3500000000", "filled": false } }));
-        let mark = of_feed(StreamSeq::new(7), &gap).unwrap();
+        let mark = of_feed(place(5, 7), &gap).unwrap();
         let expected = json!({
-            "id": "gap-7", "time": 2, "color": RED, "label": "G", "shape": "circle",
+            "id": "gap-5-0-7", "time": 2, "color": RED, "label": "G", "shape": "circle",
             "tooltip": ["gap in feed main, A: not filled", "lasted 1.5 s", "reconnected"],
         });
         assert_eq!(serde_json::to_value(mark).unwrap(), expected);
         let filled = feed(&json!({ "st": "gap", "gp": { "filled": true } }));
-        let mark = of_feed(StreamSeq::new(8), &filled).unwrap();
+        let mark = of_feed(place(5, 8), &filled).unwrap();
         assert_eq!((mark.time, mark.color), (9, AMBER));
         let live = feed(&json!({ "st": "live" }));
-        assert_eq!(of_feed(StreamSeq::new(9), &live), None);
+        assert_eq!(of_feed(place(5, 9), &live), None);
     }
 }

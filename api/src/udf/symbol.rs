@@ -26,6 +26,8 @@ pub(crate) struct SymbolInfo {
     class: String,
     session: String,
     session_holidays: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    corrections: String,
     timezone: String,
     exchange: String,
     listed_exchange: String,
@@ -97,6 +99,8 @@ pub(crate) struct Hours {
     pub(crate) zone: String,
     /// Days without trade, `YYYYMMDD`.
     pub(crate) holidays: Vec<String>,
+    /// Days with other hours, as TradingView writes them: `0930-1300:20261127`.
+    pub(crate) corrections: Vec<String>,
 }
 
 /// Describes an instrument. `seen` is a price of it, for those whose venue tells no tick size.
@@ -118,6 +122,7 @@ pub(crate) fn describe(
         class: class(inst).to_owned(),
         session: hours.session,
         session_holidays: hours.holidays.join(","),
+        corrections: hours.corrections.join(";"),
         timezone: time_zone(hours.zone),
         exchange: venue.clone(),
         listed_exchange: venue.clone(),
@@ -215,10 +220,17 @@ mod tests {
     fn described(fields: &Value, session: &str, zone: &str) -> Value {
         let resolutions = ["1S", "1", "60", "1D", "1W", "1M"].map(str::to_owned);
         let now = UnixNanos::new(2_000_000_000);
+        let early = match session {
+            "24x7" => Vec::new(),
+            _ => ["0915-1300:20261127", "0915-1200:20261224"]
+                .map(str::to_owned)
+                .into(),
+        };
         let hours = Hours {
             session: session.to_owned(),
             zone: zone.to_owned(),
             holidays: vec!["20260126".to_owned(), "20261225".to_owned()],
+            corrections: early,
         };
         let info = describe(&inst(fields), hours, None, resolutions.into(), now);
         serde_json::to_value(info).unwrap()
@@ -232,7 +244,8 @@ mod tests {
         let info = described(&info, "0915-1530", "Asia/Kolkata");
         let expected = json!({
             "name": "A:B", "ticker": "nse:A:B", "full_name": "nse:A:B", "description": "Alpha Beta",
-            "type": "stock", "session": "0915-1530", "session_holidays": "20260126,20261225", "timezone": "Asia/Kolkata",
+            "type": "stock", "session": "0915-1530", "session_holidays": "20260126,20261225",
+            "corrections": "0915-1300:20261127;0915-1200:20261224", "timezone": "Asia/Kolkata",
             "exchange": "nse", "listed_exchange": "nse", "exchange-traded": "nse", "exchange-listed": "nse",
             "minmov": 5, "minmov2": 0, "pricescale": 100, "format": "price", "currency_code": "INR",
             "has_intraday": true, "has_seconds": true, "has_daily": true, "has_weekly_and_monthly": true,
@@ -266,6 +279,7 @@ mod tests {
             assert_eq!(info[name], value, "{name}");
         }
         assert_eq!(info.get("expired"), None);
+        assert_eq!(info.get("corrections"), None);
         assert_eq!(described(&json!({}), "24x7", "UTC")["description"], "A:B");
     }
 

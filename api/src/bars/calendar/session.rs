@@ -8,6 +8,7 @@ use jiff::civil::{Date, Weekday};
 /// Minutes of a day.
 const DAY: i32 = 1_440;
 const ALWAYS: &str = "24x7";
+const WHOLE_DAY: &str = "0000-0000";
 /// The most parts of a session.
 const MAX_SPANS: usize = 8;
 
@@ -92,6 +93,18 @@ impl Session {
         self.spans.first().map_or(0, |span| span.open.min(0))
     }
 
+    /// The hours of a day that ends at this minute, as TradingView writes them; `None` if none are left,
+    /// or none are missing.
+    pub(in crate::bars) fn until(&self, minute: i32) -> Option<String> {
+        let left = self.spans.iter().filter(|span| span.open < minute);
+        let cut = left.map(|span| Span {
+            close: span.close.min(minute),
+            ..*span
+        });
+        let cut: Vec<Span> = cut.collect();
+        (!cut.is_empty() && cut != self.spans).then(|| hours(&cut))
+    }
+
     /// The same hours on other days, unless the text named its own.
     pub(in crate::bars) fn on(self, weekdays: Option<Weekdays>) -> Self {
         match weekdays {
@@ -138,24 +151,13 @@ impl FromStr for Session {
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.spans.is_empty() {
-            f.write_str(ALWAYS)?;
+        match self.spans.as_slice() {
+            // It knows no days: around the clock on some of them is written as hours.
+            [] if self.weekdays == Weekdays::default() => return f.write_str(ALWAYS),
+            [] => f.write_str(WHOLE_DAY)?,
+            spans => f.write_str(&hours(spans))?,
         }
-        let clock = |minute: i32| {
-            let minute = minute.rem_euclid(DAY);
-            (minute / 60, minute % 60)
-        };
-        for (at, span) in self.spans.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            let ((open, opens), (close, closes)) = (clock(span.open), clock(span.close));
-            write!(f, "{comma}{open:02}{opens:02}-{close:02}{closes:02}")?;
-        }
-        let usual = if self.spans.is_empty() {
-            Weekdays::default()
-        } else {
-            Weekdays::WORKING
-        };
-        if self.weekdays == usual {
+        if !self.spans.is_empty() && self.weekdays == Weekdays::WORKING {
             return Ok(());
         }
         f.write_str(":")?;
@@ -168,6 +170,16 @@ impl fmt::Display for Session {
         }
         Ok(())
     }
+}
+
+/// Spans as TradingView writes them.
+fn hours(spans: &[Span]) -> String {
+    let clock = |minute: i32| {
+        let minute = minute.rem_euclid(DAY);
+        format!("{:02}{:02}", minute / 60, minute % 60)
+    };
+    let span = |span: &Span| format!("{}-{}", clock(span.open), clock(span.close));
+    spans.iter().map(span).collect::<Vec<_>>().join(",")
 }
 
 /// Minutes of the day of `0930`; up to 2400.

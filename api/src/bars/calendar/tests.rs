@@ -204,7 +204,7 @@ fn what_is_stored_serves_where_it_begins_and_ends_with_the_bar() {
 fn sessions_are_written_as_they_are_read() {
     for (text, written) in [
         ("24x7", "24x7"),
-        ("24x7:23456", "24x7:23456"),
+        ("24x7:1234567", "24x7"),
         ("0930-1600", "0930-1600"),
         ("0930-1600:23456", "0930-1600"),
         ("0930-1600:1234567", "0930-1600:1234567"),
@@ -220,6 +220,13 @@ fn sessions_are_written_as_they_are_read() {
         let parts = (again.spans(), again.weekdays());
         assert_eq!(parts, (session.spans(), session.weekdays()), "{text}");
     }
+    // 24x7 stands alone in TradingView: days go with hours.
+    let working: Session = "24x7:23456".parse().unwrap();
+    assert_eq!(working.to_string(), "0000-0000:23456");
+    let again: Session = working.to_string().parse().unwrap();
+    assert_eq!(again.weekdays(), working.weekdays());
+    let weekend: Session = "24x7:17".parse().unwrap();
+    assert_eq!(weekend.to_string(), "0000-0000:17");
     for text in [
         "",
         "24X7",
@@ -253,6 +260,31 @@ fn sessions_are_written_as_they_are_read() {
             "{text}: {refused}"
         );
     }
+}
+
+#[test]
+fn a_day_that_ends_early_has_fewer_hours() {
+    let hours = |session: &str, minute: i32| session.parse::<Session>().unwrap().until(minute);
+    let hours = |session, minute| hours(session, minute).unwrap_or_default();
+    assert_eq!(hours("0930-1600", 780), "0930-1300");
+    assert_eq!(
+        hours("0900-1130,1230-1530:23456", 780),
+        "0900-1130,1230-1300"
+    );
+    assert_eq!(hours("0900-1130,1230-1530", 720), "0900-1130");
+    assert_eq!(hours("1800-1700", 780), "1800-1300");
+    // What closes before is as ever, and what opens later or never closes has no such hours.
+    for (session, minute) in [("0930-1300", 780), ("1400-1600", 780), ("24x7", 780)] {
+        assert_eq!(hours(session, minute), "", "{session}");
+    }
+    let closes = calendar(
+        "time_zone = \"America/New_York\"\nsession = \"0930-1600\"\nholidays = [2026-12-24]\n\
+         early_closes = { 2026-11-27 = \"1300\", 2026-12-24 = \"1300\", 2026-11-28 = \"1300\" }",
+    );
+    let days = closes
+        .early_closes()
+        .map(|(date, hours)| format!("{hours}:{date}"));
+    assert_eq!(days.collect::<Vec<_>>(), ["0930-1300:2026-11-27"]);
 }
 
 fn some_calendar() -> impl Strategy<Value = Arc<Calendar>> {

@@ -67,7 +67,8 @@ fn an_instrument_has_its_own_hours_or_its_venues() {
     );
     assert!(calendar.is_open(date(2026, 12, 24)) && !calendar.is_open(date(2026, 12, 26)));
     assert_eq!(calendar.holidays().count(), 2);
-    assert!(calendar.early_closes().eq([(date(2026, 11, 27), 780)]));
+    let early = (date(2026, 11, 27), "0800-1300".to_owned());
+    assert!(calendar.early_closes().eq([early]));
     for (fields, problem) in [
         (r#","se":"always""#, "session \"always\" is neither 24x7"),
         (

@@ -25,6 +25,16 @@ use crate::store::{Content, Row, StoreError, content};
 /// What no condition should take.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// The hours of a venue that has some.
+const CALENDARS: &str = r#"
+    [[calendar]]
+    venue = "nyse"
+    time_zone = "America/New_York"
+    session = "0930-1600"
+    holidays = [2026-11-26, 2026-12-25]
+    early_closes = { 2026-11-27 = "1300", 2026-12-24 = "1300" }
+"#;
+
 #[derive(clap::Parser)]
 struct Cli {
     #[command(flatten)]
@@ -176,7 +186,7 @@ impl World {
         let config = Config {
             stream: "T".to_owned(),
             store: store.clone(),
-            calendars: Arc::default(),
+            calendars: Arc::new(crate::bars::Calendars::parse(CALENDARS).unwrap()),
             ws: "ws://127.0.0.1:8081".to_owned(),
             args,
         };

@@ -18,13 +18,14 @@ use super::super::answer::Format;
 use super::super::query::Wrong;
 use super::super::resource::{About, Resources};
 use super::instruments::{known, resolution};
-use super::parameters::{Countback, Name, Seconds};
+use super::parameters::{Countback, Name, Seconds, Since};
 use super::{Answered, Or, last, respond};
 use crate::bars::{Ask, Candles};
 use crate::store::TickStore;
 use crate::udf::history::{Answer, MAX_BARS, Newest};
 use crate::udf::refusal::Refusal;
 use crate::udf::ticker::Ticker;
+use crate::udf::times::Times;
 
 /// Adds the resource.
 pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
@@ -51,7 +52,7 @@ struct Asked {
     /// How long a bar is, in TradingView's words: `1S`, `1`, `60`, `1D`.
     resolution: Name,
     /// From here, inclusive.
-    from: Option<Seconds>,
+    from: Option<Since>,
     /// To here, exclusive.
     to: Seconds,
     /// So many bars before `to`, wherever they begin.
@@ -68,13 +69,30 @@ struct Asked {
     _unit: Option<Name>,
 }
 
+impl Asked {
+    /// From where, unless so many are asked for, and to where.
+    fn range(&self) -> Result<(Option<UnixNanos>, UnixNanos), Refusal> {
+        let to = self.to.0;
+        match (self.from, self.countback.get()) {
+            (Some(Since(from)), _) if from > to => {
+                let sentence = "from lies behind to: from must not be the later one";
+                Err(Refusal::Parameter(sentence.to_owned()))
+            }
+            (_, Some(_)) => Ok((None, to)),
+            (Some(Since(from)), None) => Ok((Some(from), to)),
+            (None, None) => Err(Refusal::Parameter("from is missing".to_owned())),
+        }
+    }
+}
+
 /// Bars as columns.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "it describes the answer")]
 struct Bars {
     /// `ok`, or `no_data`.
     s: State,
-    /// Starts, in seconds since 1970, ascending.
+    /// Starts, in seconds since 1970, ascending; of a day or longer 00:00 UTC of its trading day, of weeks
+    /// and months of the first one.
     t: Option<Vec<i64>>,
     /// First prices.
     o: Option<Vec<f64>>,
@@ -86,7 +104,7 @@ struct Bars {
     c: Option<Vec<f64>>,
     /// Traded quantities.
     v: Option<Vec<f64>>,
-    /// Where there are none: the start of the latest bar before the range.
+    /// Where there are none: the time of the latest bar before the range, as in `t`.
     #[serde(rename = "nextTime")]
     next_time: Option<i64>,
     /// Whether the last one is still forming.
@@ -112,19 +130,13 @@ async fn history<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         .parse()
         .map_err(|error| Refusal::Symbol(format!("{error}")))?;
     let resolution = resolution(&asked.resolution.0)?;
-    let to = asked.to.0;
+    let (from, to) = asked.range()?;
     let count = asked.countback.get();
-    let from = match (asked.from, count) {
-        (Some(Seconds(from)), _) if from > to => {
-            let sentence = "from lies behind to: from must not be the later one";
-            return Err(Refusal::Parameter(sentence.to_owned()));
-        }
-        (_, Some(_)) => UnixNanos::new(i64::MIN),
-        (Some(Seconds(from)), None) => from,
-        (None, None) => return Err(Refusal::Parameter("from is missing".to_owned())),
-    };
     let limit = count.unwrap_or(MAX_BARS).min(MAX_BARS);
     let calendar = api.bars.calendar(&ticker.venue, &ticker.symbol).await?;
+    let times = Times::new(&calendar, resolution);
+    let from = from.map_or(UnixNanos::new(i64::MIN), |from| times.start_from(from));
+    let to = times.start_to(to);
     // The bars of another calendar begin elsewhere, whatever their length.
     let published = resolution.interval();
     let published = published.filter(|interval| calendar.serves(*interval, resolution));
@@ -167,7 +179,7 @@ async fn history<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         answer.pos = [(stream, Position { e, c })].into();
         answer.published = published;
     }
-    Ok(answer.write())
+    Ok(answer.write(&times))
 }
 
 /// Whether no bar lies at the end of a range or behind: live messages then follow it.

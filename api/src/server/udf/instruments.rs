@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use jiff::civil::Date;
 use schemars::JsonSchema;
 use schemas::codec;
 use schemas::decimal::Price;
@@ -15,7 +16,7 @@ use tracing::error;
 
 use super::super::Api;
 use super::super::answer::Format;
-use super::super::directory::Wanted;
+use super::super::directory::{self, Wanted};
 use super::super::query::{Limit, Wrong};
 use super::super::resource::{About, Resources};
 use super::parameters::Name;
@@ -207,9 +208,10 @@ async fn search<S: TickStore>(api: &Api<S>, asked: Search) -> Answered {
         text,
     };
     let limit = usize::try_from(asked.limit.get()).unwrap_or(usize::MAX);
-    let mut found = find(api, &wanted).await?;
-    found.truncate(limit);
-    let found: Vec<Match> = found.iter().map(matched).collect();
+    let store = &api.config.store;
+    let page = api.directory.search(store, &wanted, 0..limit).await;
+    let page = page.map_err(|problem| Refusal::from(&*problem))?;
+    let found: Vec<Match> = read(&page.found).map(|inst| matched(&inst)).collect();
     written(&found)
 }
 
@@ -233,13 +235,14 @@ async fn symbols<S: TickStore>(api: &Api<S>, asked: Resolve) -> Answered {
     };
     let head = &inst.head;
     let calendar = api.bars.calendar(&head.venue, &head.symbol).await?;
-    let holidays = calendar
-        .holidays()
-        .map(|date| date.strftime("%Y%m%d").to_string());
+    let day = |date: Date| date.strftime("%Y%m%d").to_string();
+    let early = calendar.early_closes();
+    let corrections = early.map(|(date, hours)| format!("{hours}:{}", day(date)));
     let hours = Hours {
         session: calendar.session(),
         zone: calendar.zone().to_owned(),
-        holidays: holidays.collect(),
+        holidays: calendar.holidays().map(day).collect(),
+        corrections: corrections.collect(),
     };
     let info = describe(&inst, hours, price, resolutions(), SystemClock.now());
     written(&info)
@@ -259,13 +262,9 @@ async fn resolve<S: TickStore>(api: &Api<S>, name: &str) -> Result<Inst, Refusal
         Some(ticker) => (Some(&ticker.venue), ticker.symbol.as_str()),
         None => (None, name),
     };
-    let wanted = Wanted {
-        venue,
-        class: None,
-        text: symbol,
-    };
-    let mut found = find(api, &wanted).await?;
-    found.retain(|inst| is_called(inst, symbol));
+    let found = api.directory.called(&api.config.store, venue, symbol).await;
+    let found = found.map_err(|problem| Refusal::from(&*problem))?;
+    let mut found: Vec<Inst> = read(&found).collect();
     let exact = |inst: &Inst| inst.head.symbol.as_str() == symbol;
     if found.iter().any(exact) {
         found.retain(exact);
@@ -279,26 +278,15 @@ async fn resolve<S: TickStore>(api: &Api<S>, name: &str) -> Result<Inst, Refusal
     found.pop().ok_or_else(unknown)
 }
 
-/// Whether an instrument has this name or another one that is it, in capitals or not.
-fn is_called(inst: &Inst, name: &str) -> bool {
-    let aliases = inst.aliases.iter().flatten().map(String::as_str);
-    let mut names = aliases.chain([inst.head.symbol.as_str()]);
-    !name.is_empty() && names.any(|one| one.to_lowercase() == name.to_lowercase())
-}
-
-/// Instruments that match, the best first.
-async fn find<S: TickStore>(api: &Api<S>, wanted: &Wanted<'_>) -> Result<Vec<Inst>, Refusal> {
-    let found = api.directory.search(&api.config.store, wanted).await;
-    let found = found.map_err(|problem| Refusal::from(&*problem))?;
+/// The instruments of what was found.
+fn read(found: &[directory::Match]) -> impl Iterator<Item = Inst> {
     let ticks = found
         .iter()
-        .map(|entry| codec::from_msgpack(&entry.payload));
-    Ok(ticks
-        .filter_map(|tick| match tick {
-            Ok(Tick::Inst(inst)) => Some(inst),
-            Ok(_) | Err(_) => None,
-        })
-        .collect())
+        .map(|found| codec::from_msgpack(&found.payload));
+    ticks.filter_map(|tick| match tick {
+        Ok(Tick::Inst(inst)) => Some(inst),
+        Ok(_) | Err(_) => None,
+    })
 }
 
 async fn instrument<S: TickStore>(api: &Api<S>, ticker: &Ticker) -> Result<Option<Inst>, Refusal> {

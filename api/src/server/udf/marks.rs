@@ -8,7 +8,6 @@ use axum::http::HeaderMap;
 use schemars::JsonSchema;
 use schemas::codec;
 use schemas::id::Kind;
-use schemas::position::StreamSeq;
 use schemas::tick::{Feed, Status, Tick};
 use schemas::time::UnixNanos;
 use serde::Deserialize;
@@ -19,10 +18,10 @@ use super::super::answer::Format;
 use super::super::query::Wrong;
 use super::super::resource::{About, Resources};
 use super::instruments::{known, resolution};
-use super::parameters::{Name, Seconds};
+use super::parameters::{Name, Seconds, Since};
 use super::{Answered, Or, respond, written};
 use crate::store::{Found, Range, Series, TickStore};
-use crate::udf::marks::{Marks, TimescaleMark, of_feed, of_statuses};
+use crate::udf::marks::{Marks, Place, TimescaleMark, of_feed, of_statuses};
 use crate::udf::refusal::Refusal;
 use crate::udf::ticker::Ticker;
 
@@ -66,7 +65,7 @@ struct Asked {
     /// The instrument's ticker.
     symbol: Name,
     /// From here, inclusive.
-    from: Seconds,
+    from: Since,
     /// To here, inclusive.
     to: Seconds,
     /// The chart's; marks are the same at all of them.
@@ -81,7 +80,7 @@ impl Asked {
         if let Some(Name(text)) = &self.resolution {
             resolution(text)?;
         }
-        if self.from > self.to {
+        if self.from.0 > self.to.0 {
             let sentence = "from lies behind to: from must not be the later one";
             return Err(Refusal::Parameter(sentence.to_owned()));
         }
@@ -97,10 +96,10 @@ async fn marks<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         known(api, &ticker).await?;
     }
     let statuses = rows.iter().filter_map(|row| match read(row) {
-        Some(Tick::Status(status)) => Some((row.seq, status)),
+        Some(Tick::Status(status)) => Some(((row.epoch, row.seq), status)),
         _ => None,
     });
-    let statuses: Vec<(StreamSeq, Status)> = statuses.collect();
+    let statuses: Vec<(Place, Status)> = statuses.collect();
     written(&of_statuses(&statuses))
 }
 
@@ -139,7 +138,9 @@ async fn timescale_marks<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         after = rows.last().map(|row| (row.at, row.epoch, row.seq));
         let whole = u32::try_from(rows.len()).is_ok_and(|count| count == PAGE);
         let found = rows.iter().filter_map(|row| match read(row) {
-            Some(Tick::Feed(feed)) if concerns(&feed, &ticker) => of_feed(row.seq, &feed),
+            Some(Tick::Feed(feed)) if concerns(&feed, &ticker) => {
+                of_feed((row.epoch, row.seq), &feed)
+            }
             _ => None,
         });
         marks.extend(found);

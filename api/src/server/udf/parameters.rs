@@ -11,6 +11,7 @@ const SECOND: i64 = 1_000_000_000;
 /// The last second that a browser's `Date` reaches, in seconds since 1970; the first lies as far
 /// before. Ours reach less far, to 2262: charts ask for all there is by ends that lie beyond.
 const LAST_SECOND: i64 = 8_640_000_000_000;
+const OUR_LAST_SECOND: i64 = i64::MAX / SECOND;
 /// The most bars that may be asked back for.
 const MAX_COUNTBACK: u32 = 1_000_000;
 /// The longest name, in characters: a venue, a colon and a symbol fit.
@@ -20,16 +21,49 @@ const MAX_NAME: usize = 96;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seconds(pub(super) UnixNanos);
 
+/// Where a range begins: whole seconds since 1970, and not beyond our last one. Whoever asks for that
+/// has sent milliseconds, and would else be told that there are no bars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Since(pub(super) UnixNanos);
+
+/// Reads whole seconds up to `last`.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D, last: i64) -> Result<UnixNanos, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let seconds = text.parse::<i64>().ok();
+    let seconds = seconds.filter(|at| (-LAST_SECOND..=last).contains(at));
+    let nanos = seconds.map(|at| UnixNanos::new(at.saturating_mul(SECOND)));
+    nanos.ok_or_else(|| {
+        D::Error::custom(format!(
+            "must be whole seconds since 1970, from -{LAST_SECOND} to {last}"
+        ))
+    })
+}
+
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let seconds = text.parse::<i64>().ok();
-        let seconds = seconds.filter(|at| (-LAST_SECOND..=LAST_SECOND).contains(at));
-        let nanos = seconds.map(|at| Self(UnixNanos::new(at.saturating_mul(SECOND))));
-        nanos.ok_or_else(|| {
-            D::Error::custom(format!(
-                "must be whole seconds since 1970, from -{LAST_SECOND} to {LAST_SECOND}"
-            ))
+        seconds(deserializer, LAST_SECOND).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Since {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        seconds(deserializer, OUR_LAST_SECOND).map(Self)
+    }
+}
+
+impl JsonSchema for Since {
+    fn schema_name() -> Cow<'static, str> {
+        "Since".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Whole seconds since 1970",
+            "type": "integer", "minimum": -LAST_SECOND, "maximum": OUR_LAST_SECOND,
         })
     }
 }
@@ -128,6 +162,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     struct Some {
+        from: Option<Since>,
         to: Seconds,
         #[serde(default)]
         countback: Countback,
@@ -151,6 +186,12 @@ mod tests {
             asked("to=-8640000000000").unwrap().to.0,
             UnixNanos::new(i64::MIN)
         );
+        let some = asked("from=9223372036&to=8640000000000").unwrap();
+        assert_eq!(
+            some.from,
+            Option::Some(Since(UnixNanos::new(9_223_372_036 * SECOND)))
+        );
+        assert_eq!(some.to.0, UnixNanos::new(i64::MAX));
         for none in ["to=9999999999", "to=1&countback=", "to=1&countback=0"] {
             assert_eq!(asked(none).unwrap().countback.get(), None, "{none}");
         }
@@ -164,6 +205,15 @@ mod tests {
             (
                 "to=1.5",
                 "to: must be whole seconds since 1970, from -8640000000000 to 8640000000000",
+            ),
+            (
+                "from=9223372037&to=1",
+                "from: must be whole seconds since 1970, from -8640000000000 to 9223372036",
+            ),
+            // Milliseconds, by mistake.
+            (
+                "from=1772409600000&to=1772413200000",
+                "from: must be whole seconds",
             ),
             ("to=8640000000001", "to: must be whole seconds"),
             ("to=-8640000000001", "to: must be whole seconds"),
