@@ -376,20 +376,15 @@ async fn what_is_exported_can_be_imported_again() -> Result<()> {
         code == Some(1) && said.contains("--from is not before --to"),
         "{said}"
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_history_that_is_not_there_is_not_made_by_exporting_it() -> Result<()> {
-    let dir = TempDir::new()?;
-    let store = sqlite(&dir, "histroy.sqlite");
-    let arguments = [
-        "--venue", "nyse", "--symbol", "A", "--kind", "trade", "--out", "-",
-    ];
-    let (code, out, problem) = run(tickwire("export", &store, &arguments)).await?;
-    ensure!(code == Some(1) && out.is_empty(), "{code:?}: {out}");
-    ensure!(problem.contains("--store: there is no file"), "{problem}");
-    ensure!(!Path::new(&store).exists(), "{store} was made");
+    let misspelled = sqlite(&dir, "histroy.sqlite");
+    let whole = ["--format", "csv", "--out", "-"];
+    let (code, out, said) = run(export(&misspelled, "trade", &whole)).await?;
+    let is_refused = code == Some(1) && said.contains("--store: there is no file");
+    ensure!(is_refused && out.is_empty(), "{said}");
+    ensure!(
+        !Path::new(&misspelled).exists(),
+        "an export makes no history"
+    );
     Ok(())
 }
 
