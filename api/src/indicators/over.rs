@@ -1,12 +1,16 @@
 //! An indicator over a range of bars of any length, with what it needs of the bars before.
 
+mod past;
+
 use schemas::http;
 use schemas::id::Kind;
 use schemas::time::UnixNanos;
 
 use super::{Candle, Indicator};
-use crate::bars::{Ask, Candles, MAX_BARS, ReadError, Reader};
+use crate::bars::{Ask, Candles, ReadError, Reader, Resolution};
 use crate::store::{Progress, TickStore};
+
+pub use past::MAX_PAST;
 
 /// The figures of one bar.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,17 +40,49 @@ pub enum OverError {
     /// The bars cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// What comes before the range is too much.
+    /// So many bars before the range are made of too many.
     #[error(
-        "resolution {resolution}: {indicator} needs more bars before {start} than may be read for one answer"
+        "resolution {resolution} is too long for what is stored: {indicator} needs {count} bars before {start}, and at most {limit} stored bars are read for them"
     )]
-    History {
+    Count {
         /// The length of the bars.
-        resolution: crate::bars::Resolution,
+        resolution: Resolution,
         /// The indicator with its parameters.
         indicator: String,
-        /// Start of the first bar in nanoseconds since 1970.
+        /// How many it needs.
+        count: usize,
+        /// Start of the first bar of the range in nanoseconds since 1970.
         start: UnixNanos,
+        /// How many stored bars may be read for them.
+        limit: u32,
+    },
+    /// There is too much since the time at which the indicator started afresh.
+    #[error(
+        "resolution {resolution} is too short for {indicator}: it needs every bar between {since} and {start}, and at most {limit} stored bars are read for them"
+    )]
+    Anchor {
+        /// The length of the bars.
+        resolution: Resolution,
+        /// The indicator with its parameters.
+        indicator: String,
+        /// When it started afresh, in nanoseconds since 1970.
+        since: UnixNanos,
+        /// Start of the first bar of the range.
+        start: UnixNanos,
+        /// [`MAX_PAST`].
+        limit: u32,
+    },
+    /// There is too much since a running total began.
+    #[error(
+        "from lies too far before the bar at {start}, or is missing: {indicator} adds up every bar from there on, without it from the first stored one, and at most {limit} stored bars are read for that"
+    )]
+    Total {
+        /// The indicator with its parameters.
+        indicator: String,
+        /// Start of the first bar of the range in nanoseconds since 1970.
+        start: UnixNanos,
+        /// [`MAX_PAST`].
+        limit: u32,
     },
 }
 
@@ -55,27 +91,49 @@ impl OverError {
     pub const fn parameter(&self) -> Option<&'static str> {
         match self {
             Self::Read(error) => error.parameter(),
-            Self::History { .. } => Some("resolution"),
+            Self::Count { .. } | Self::Anchor { .. } => Some("resolution"),
+            Self::Total { .. } => Some("from"),
         }
     }
 }
 
-/// Values `indicator`, which has taken no bars, over the bars of `ask`, and over `forming` where it
-/// is the newest of them.
+/// The bars that an indicator is to be valued over.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Which ones.
+    pub ask: Ask,
+    /// Where running totals begin: the `from` of the first of several pages, which is not moved from
+    /// one to the next.
+    pub since: UnixNanos,
+}
+
+/// Values `indicator`, which has taken no bars, over the bars of `question`, and over `forming` where
+/// it is the newest of them.
 ///
 /// # Errors
 ///
 /// [`OverError`].
 pub async fn over<S: TickStore>(
     reader: &Reader<S>,
-    ask: &Ask,
-    mut indicator: Indicator,
+    question: &Question,
+    indicator: Indicator,
     forming: Option<&http::Candle>,
 ) -> Result<Over, OverError> {
+    over_with(reader, question, indicator, (forming, MAX_PAST)).await
+}
+
+async fn over_with<S: TickStore>(
+    reader: &Reader<S>,
+    question: &Question,
+    mut indicator: Indicator,
+    (forming, most): (Option<&http::Candle>, u32),
+) -> Result<Over, OverError> {
+    let ask = &question.ask;
     let Candles {
         mut bars,
         progress,
         more,
+        ..
     } = reader.read(ask).await?;
     // Behind the last of the first ones there may be others.
     let newest = ask.last || !more;
@@ -94,9 +152,7 @@ pub async fn over<S: TickStore>(
             more,
         });
     };
-    for bar in history(reader, ask, &indicator, first.start).await? {
-        indicator.next(&Candle::from(&bar));
-    }
+    past::take(reader, question, &mut indicator, (first.start, most)).await?;
     let open = bars.pop_if(|bar| bar.kind == Kind::Form);
     let mut points = Vec::with_capacity(bars.len() + 1);
     for bar in &bars {
@@ -120,54 +176,6 @@ fn is_next(forming: &http::Candle, bars: &[http::Candle], ask: &Ask) -> bool {
         last.start < forming.start || (last.start == forming.start && last.kind == Kind::Form)
     });
     behind && (ask.from..ask.to).contains(&forming.start)
-}
-
-/// What the indicator has to take before the bar that starts at `start`.
-async fn history<S: TickStore>(
-    reader: &Reader<S>,
-    ask: &Ask,
-    indicator: &Indicator,
-    start: UnixNanos,
-) -> Result<Vec<http::Candle>, OverError> {
-    let before = |from: UnixNanos, limit: u32| Ask {
-        from,
-        to: start,
-        limit,
-        last: true,
-        ..ask.clone()
-    };
-    let too_much = || OverError::History {
-        resolution: ask.resolution,
-        indicator: indicator.to_string(),
-        start,
-    };
-    let mut bars = Vec::new();
-    let count = indicator.history();
-    if count > 0 {
-        let limit = u32::try_from(count).map_err(|_| too_much())?;
-        if limit > MAX_BARS {
-            return Err(too_much());
-        }
-        let read = reader
-            .read(&before(UnixNanos::new(i64::MIN), limit))
-            .await?;
-        if read.more && read.bars.len() < count {
-            return Err(too_much());
-        }
-        bars = read.bars;
-    }
-    if let Some(anchor) = indicator.anchor(start).filter(|anchor| *anchor < start)
-        && bars.first().is_none_or(|first| first.start > anchor)
-    {
-        let read = reader.read(&before(anchor, MAX_BARS)).await?;
-        if read.more {
-            return Err(too_much());
-        }
-        if read.bars.len() > bars.len() {
-            bars = read.bars;
-        }
-    }
-    Ok(bars)
 }
 
 impl Point {

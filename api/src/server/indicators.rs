@@ -29,7 +29,7 @@ use super::problem::Problem;
 use super::query::{At, More, Order, Wrong};
 use super::resource::{About, Call, Resources};
 use crate::bars::{Ask, Resolution};
-use crate::indicators::over::{Over, OverError, Point, over};
+use crate::indicators::over::{Over, OverError, Point, Question, over};
 use crate::indicators::{self, Description, IndicatorError, Limits, Parameter};
 use crate::store::{Progress, TickStore};
 
@@ -130,7 +130,9 @@ struct Asked {
     symbol: Symbol,
     /// How long a bar is, as `1m`, `4h` or `1d`; a minute where nothing is asked.
     interval: Option<Resolution>,
-    /// From here, inclusive; what is needed of the bars before is read besides.
+    /// From here, inclusive; what is needed of the bars before is read besides. Running totals, which are
+    /// `obv`, `adl` and `vwap` with `anchor=none`, begin here, on every page; without it, at the first
+    /// stored bar.
     from: Option<At>,
     /// To here, exclusive.
     to: Option<At>,
@@ -155,9 +157,9 @@ async fn value<S: TickStore>(
     let descending = asked.order.is_descending();
     let open = asked.to.is_none();
     let first = asked.cursor.is_none();
-    let ask = asked.ask()?;
-    let forming = forming(api, &ask).await;
-    let found = over(&api.bars, &ask, indicator, forming.as_ref()).await?;
+    let question = asked.question()?;
+    let forming = forming(api, &question.ask).await;
+    let found = over(&api.bars, &question, indicator, forming.as_ref()).await?;
     let Over {
         mut points,
         progress,
@@ -191,19 +193,20 @@ async fn value<S: TickStore>(
 }
 
 impl Asked {
-    fn ask(self) -> Result<Ask, Problem> {
+    fn question(self) -> Result<Question, Problem> {
         let mut from = self.from.map_or(UnixNanos::new(i64::MIN), |at| at.0);
         let mut to = self.to.map_or(UnixNanos::new(i64::MAX), |at| at.0);
         if from >= to {
             return Err(Problem::parameter("from", "from must lie before to"));
         }
+        let since = from;
         let last = self.order.is_descending();
         match self.cursor {
             Some(Behind(start)) if last => to = to.min(start),
             Some(Behind(start)) => from = from.max(start.offset(1)),
             None => {}
         }
-        Ok(Ask {
+        let ask = Ask {
             venue: self.venue,
             symbol: self.symbol,
             resolution: self.interval.unwrap_or_else(|| Interval::Minute1.into()),
@@ -211,7 +214,8 @@ impl Asked {
             to,
             limit: self.limit.get(),
             last,
-        })
+        };
+        Ok(Question { ask, since })
     }
 }
 
@@ -273,7 +277,10 @@ impl From<OverError> for Problem {
     fn from(problem: OverError) -> Self {
         match problem {
             OverError::Read(error) => error.into(),
-            OverError::History { .. } => Self::parameter("interval", problem.to_string()),
+            OverError::Count { .. } | OverError::Anchor { .. } => {
+                Self::parameter("interval", problem.to_string())
+            }
+            OverError::Total { .. } => Self::parameter("from", problem.to_string()),
         }
     }
 }

@@ -377,3 +377,47 @@ async fn indicators_take_what_they_need_from_before_the_range() {
         }
     }
 }
+
+#[tokio::test]
+async fn running_totals_go_on_from_page_to_page() {
+    let world = World::start().await;
+    let rows: Vec<Row> = (0..12_u8)
+        .map(|i| {
+            let start = DAY + i64::from(i) * MINUTE;
+            let close = (3 + i * 5 % 7).to_string();
+            bar(u64::from(i) + 1, "A", Interval::Minute1, start, &close)
+        })
+        .collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    let from = format!("&from={}", DAY + 3 * MINUTE);
+    for (name, from, count) in [
+        ("obv?", "", 12),
+        ("obv?", &*from, 9),
+        ("adl?", &from, 9),
+        ("vwap?anchor=none&", &from, 9),
+    ] {
+        let path = format!("/v1/indicators/{name}venue=x&symbol=A{from}");
+        let (few, back) = (
+            format!("{path}&limit=5"),
+            format!("{path}&limit=5&order=desc"),
+        );
+        let (whole, ascending, descending) = tokio::join!(
+            pages(&world, &path, "values"),
+            pages(&world, &few, "values"),
+            pages(&world, &back, "values"),
+        );
+        let whole = whole.concat();
+        assert_eq!(whole.len(), count, "{path}");
+        assert_eq!(ascending.concat(), whole, "{path}");
+        let mut descending = descending.concat();
+        descending.reverse();
+        assert_eq!(descending, whole, "{path}");
+    }
+    let first = format!("/v1/indicators/obv?venue=x&symbol=A&from={DAY}&limit=4");
+    let first = pages(&world, &first, "values").await.concat();
+    assert_eq!(
+        first[..4],
+        [0, 10, 0, -10].map(|obv| format!("{{\"obv\":{obv}.0}}")),
+        "closes of 3, 8, 6 and 4"
+    );
+}
