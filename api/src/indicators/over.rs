@@ -2,12 +2,11 @@
 
 mod past;
 
-use schemas::http;
 use schemas::id::Kind;
 use schemas::time::UnixNanos;
 
 use super::{Candle, Indicator};
-use crate::bars::{Ask, Candles, ReadError, Reader, Resolution};
+use crate::bars::{Ask, Candles, Newest, ReadError, Reader, Resolution};
 use crate::store::{Progress, TickStore};
 
 pub use past::MAX_PAST;
@@ -30,7 +29,7 @@ pub struct Over {
     pub points: Vec<Point>,
     /// How far the stream was recorded at least when the bars were read.
     pub progress: Option<Progress>,
-    /// As [`Candles::more`].
+    /// As [`Candles::more`]; the forming bar counts.
     pub more: bool,
 }
 
@@ -105,10 +104,12 @@ pub struct Question {
     /// Where running totals begin: the `from` of the first of several pages, which is not moved from
     /// one to the next.
     pub since: UnixNanos,
+    /// What the stream says last of bars of this length, read before.
+    pub newest: Newest,
 }
 
-/// Values `indicator`, which has taken no bars, over the bars of `question`, and over `forming` where
-/// it is the newest of them.
+/// Values `indicator`, which has taken no bars, over the bars of `question`, and over the forming one
+/// if it is the next of them.
 ///
 /// # Errors
 ///
@@ -117,51 +118,36 @@ pub async fn over<S: TickStore>(
     reader: &Reader<S>,
     question: &Question,
     indicator: Indicator,
-    forming: Option<&http::Candle>,
 ) -> Result<Over, OverError> {
-    over_with(reader, question, indicator, (forming, MAX_PAST)).await
+    over_within(reader, question, indicator, MAX_PAST).await
 }
 
-async fn over_with<S: TickStore>(
+async fn over_within<S: TickStore>(
     reader: &Reader<S>,
     question: &Question,
     mut indicator: Indicator,
-    (forming, most): (Option<&http::Candle>, u32),
+    most: u32,
 ) -> Result<Over, OverError> {
-    let ask = &question.ask;
+    let mut found = reader.read(&question.ask).await?;
+    let open = open(&mut found, question);
     let Candles {
-        mut bars,
+        bars,
         progress,
         more,
         ..
-    } = reader.read(ask).await?;
-    // Behind the last of the first ones there may be others.
-    let newest = ask.last || !more;
-    if let Some(forming) = forming.filter(|forming| newest && is_next(forming, &bars, ask)) {
-        let of_same = |bar: &mut http::Candle| bar.start == forming.start;
-        bars.pop_if(of_same);
-        bars.push(http::Candle {
-            kind: Kind::Form,
-            ..forming.clone()
-        });
-    }
-    let Some(first) = bars.first() else {
-        return Ok(Over {
-            points: Vec::new(),
-            progress,
-            more,
-        });
-    };
-    past::take(reader, question, &mut indicator, (first.start, most)).await?;
-    let open = bars.pop_if(|bar| bar.kind == Kind::Form);
+    } = found;
+    let first = bars.first().map(|bar| bar.start);
     let mut points = Vec::with_capacity(bars.len() + 1);
+    if let Some(start) = first.or(open.map(|bar| bar.start)) {
+        past::take(reader, question, &mut indicator, (start, most)).await?;
+    }
     for bar in &bars {
         let values = indicator.next(&Candle::from(bar));
-        points.push(Point::new(bar, &indicator, values));
+        points.push(Point::new((bar.start, bar.kind), &indicator, values));
     }
-    if let Some(bar) = &open {
-        let values = indicator.peek(&Candle::from(bar));
-        points.push(Point::new(bar, &indicator, values));
+    if let Some(bar) = open {
+        let values = indicator.peek(&bar);
+        points.push(Point::new((bar.start, Kind::Form), &indicator, values));
     }
     Ok(Over {
         points,
@@ -170,20 +156,53 @@ async fn over_with<S: TickStore>(
     })
 }
 
-/// Whether a forming bar lies in the range, and is that of the last bar not yet over or a later one.
-fn is_next(forming: &http::Candle, bars: &[http::Candle], ask: &Ask) -> bool {
-    let behind = bars.last().is_none_or(|last| {
-        last.start < forming.start || (last.start == forming.start && last.kind == Kind::Form)
-    });
-    behind && (ask.from..ask.to).contains(&forming.start)
+/// Takes out the bar that is not over yet, or the one that the stream has in its place or behind all
+/// others, so that there are as many as were asked for.
+fn open(found: &mut Candles, question: &Question) -> Option<Candle> {
+    let Question { ask, newest, .. } = question;
+    let stored = found.bars.pop_if(|bar| bar.kind == Kind::Form);
+    // Behind the last of the first ones there are others.
+    let is_newest = ask.last || !found.more;
+    let told = newest
+        .forming(found.progress)
+        .filter(|form| is_newest && (ask.from..ask.to).contains(&form.start));
+    let open = match (stored, told) {
+        // Volumes only grow: the larger one is the later one.
+        (Some(stored), Some(form))
+            if form.start == stored.start && form.volume.get() >= stored.volume.get() =>
+        {
+            Candle::from(form)
+        }
+        (Some(stored), _) => Candle::from(&stored),
+        (None, Some(form)) => {
+            let last = found.bars.last().map(|last| last.start);
+            last.is_none_or(|last| last < form.start)
+                .then(|| Candle::from(form))?
+        }
+        (None, None) => return None,
+    };
+    let limit = usize::try_from(ask.limit).unwrap_or(usize::MAX);
+    if found.bars.len() < limit {
+        return Some(open);
+    }
+    found.more = true;
+    if !ask.last {
+        return None;
+    }
+    found.bars.drain(..=found.bars.len() - limit);
+    Some(open)
 }
 
 impl Point {
-    fn new(bar: &http::Candle, indicator: &Indicator, values: Option<super::Values>) -> Self {
+    fn new(
+        (start, kind): (UnixNanos, Kind),
+        indicator: &Indicator,
+        values: Option<super::Values>,
+    ) -> Self {
         let figures = values.map(|values| values.as_slice().to_vec());
         Self {
-            start: bar.start,
-            kind: bar.kind,
+            start,
+            kind,
             figures: figures.unwrap_or_else(|| vec![None; indicator.outputs().len()]),
         }
     }

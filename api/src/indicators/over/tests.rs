@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::codec::to_msgpack;
-use schemas::id::Interval;
+use schemas::id::{Interval, Kind};
 use schemas::position::{Epoch, StreamSeq};
-use schemas::tick::{Bar, Head, Tick};
+use schemas::tick::{Bar, Form, Head, Tick};
 use schemas::time::Clock;
 use tempfile::TempDir;
 
@@ -17,16 +17,18 @@ use crate::store::sqlite::Sqlite;
 use crate::store::{Row, content};
 
 const MINUTE: i64 = 60_000_000_000;
-const DAY: i64 = 1_440 * MINUTE;
+/// In seconds.
+const DAY: i64 = 86_400;
 /// Two days and two hours, less every eleventh minute.
 const MINUTES: i64 = 3_000;
 
+/// So many seconds after 1970.
 #[derive(Debug)]
-struct Now;
+struct At(i64);
 
-impl Clock for Now {
+impl Clock for At {
     fn now(&self) -> UnixNanos {
-        UnixNanos::new(100 * DAY)
+        UnixNanos::new(self.0 * 1_000_000_000)
     }
 }
 
@@ -74,7 +76,7 @@ async fn reader_of(bars: Vec<Bar>) -> (Reader<Sqlite>, TempDir) {
         store.record(epoch, some).await.unwrap();
     }
     let reader = Reader::new(store, "TICKS".to_owned(), Arc::default());
-    (reader.with_clock(Arc::new(Now)), dir)
+    (reader.with_clock(Arc::new(At(100 * DAY))), dir)
 }
 
 fn question(resolution: &str, from: i64, to: i64) -> Question {
@@ -88,7 +90,11 @@ fn question(resolution: &str, from: i64, to: i64) -> Question {
         limit: 10_000,
         last: false,
     };
-    Question { ask, since: from }
+    Question {
+        ask,
+        since: from,
+        newest: Newest::default(),
+    }
 }
 
 fn indicator(name: &str, parameters: &[(&str, &str)]) -> Indicator {
@@ -150,7 +156,7 @@ async fn it_does_not_matter_where_the_range_begins() {
     for known in known() {
         for (from, to) in [(0, 60), (1_445, 1_500), (2_900, 2_990)] {
             let question = question("1m", from, to);
-            let read = over(&reader, &question, known.clone(), None).await;
+            let read = over(&reader, &question, known.clone()).await;
             let name = known.to_string();
             assert_same(
                 &read.unwrap().points,
@@ -172,7 +178,7 @@ async fn joined(
     (question.ask.limit, question.ask.last) = (limit, last);
     let mut points = Vec::new();
     loop {
-        let read = over(reader, &question, indicator.clone(), None);
+        let read = over(reader, &question, indicator.clone());
         let Over {
             points: mut page,
             more,
@@ -216,7 +222,7 @@ async fn what_began_long_before_is_read_page_by_page() {
     for mut known in [indicator("vwap", &[]), indicator("obv", &[])] {
         let mut question = question("1s", 0, SECONDS / 60);
         (question.ask.last, question.ask.limit) = (true, 3);
-        let read = over(&reader, &question, known.clone(), None).await;
+        let read = over(&reader, &question, known.clone()).await;
         let points = read.unwrap().points;
         let values = all.iter().map(|bar| known.next(&Candle::from(bar)));
         let values: Vec<_> = values.map(|values| values.unwrap()).collect();
@@ -241,7 +247,7 @@ async fn too_much_before_a_range_is_refused_with_the_limit() {
         let mut question = question.clone();
         (question.ask.last, question.ask.limit) = (true, 5);
         for (most, is_enough) in [(1_000, false), (2_000, true)] {
-            let read = over_with(&reader, &question, known.clone(), (None, most)).await;
+            let read = over_within(&reader, &question, known.clone(), most).await;
             assert_eq!(read.is_ok(), is_enough, "{known} {most}");
             let Err(error) = read else { continue };
             assert_eq!(error.parameter(), Some(parameter), "{known}");
@@ -278,68 +284,124 @@ async fn the_last_ones_of_a_range_are_the_same() {
     let known = indicator("ema", &[("period", "9")]);
     let mut question = question("1m", 0, 2_000);
     (question.ask.last, question.ask.limit) = (true, 10);
-    let read = over(&reader, &question, known.clone(), None).await.unwrap();
+    let read = over(&reader, &question, known.clone()).await.unwrap();
     let expected = naive(known, 0, 2_000);
     assert_same(&read.points, &expected[expected.len() - 10..], "ema");
     assert!(read.more);
 }
 
-fn forming(minute: i64, close: &str) -> http::Candle {
-    let mut bar = bars().swap_remove(0);
-    bar.close = close.parse().unwrap();
-    http::Candle {
-        seq: StreamSeq::new(1),
-        kind: Kind::Form,
-        venue: bar.head.venue,
-        symbol: bar.head.symbol,
-        flags: Vec::new(),
-        length: "1m".to_owned(),
-        start: UnixNanos::new(minute * MINUTE),
-        open: bar.open,
-        high: bar.high,
-        low: bar.low,
-        close: bar.close,
-        volume: bar.volume,
-        trades: bar.trades,
+/// What the stream says last: the bar before is stored if it closed at or before `SEQ`.
+fn newest(minute: i64, close: &str, closed: u64) -> Newest {
+    let mut forming = bar(Interval::Minute1, minute);
+    forming.close = close.parse().unwrap();
+    let closed = (StreamSeq::new(closed), bar(Interval::Minute1, minute - 1));
+    Newest {
+        closed: Some(closed),
+        forming: Some(Form::from(forming)),
     }
+}
+
+/// How far the stream is recorded.
+const SEQ: u64 = 5_000;
+
+async fn recorded() -> (Reader<Sqlite>, TempDir) {
+    let (reader, dir) = reader().await;
+    let store = Sqlite::open(&dir.path().join("history.db"), None).await;
+    let epoch = Epoch::new(UnixNanos::new(1), 0);
+    let advanced = store.unwrap();
+    let (seq, at) = (StreamSeq::new(SEQ), UnixNanos::new(1));
+    advanced.advance("TICKS", epoch, seq, at).await.unwrap();
+    (reader, dir)
 }
 
 #[tokio::test]
 async fn the_forming_bar_is_the_newest_or_left_out() {
-    let (reader, _dir) = reader().await;
+    let (reader, _dir) = recorded().await;
     let known = indicator("sma", &[("period", "2")]);
     let last = bars().pop().unwrap();
     let next = last.start.get() / MINUTE + 1;
     let close: f64 = last.close.to_string().parse().unwrap();
-    let bar = forming(next, "2000");
-    let to_end = question("1m", 2_900, 10_000);
-    let read = over(&reader, &to_end, known.clone(), Some(&bar))
-        .await
-        .unwrap();
+    let asked = |from, to, newest: &Newest| Question {
+        newest: newest.clone(),
+        ..question("1m", from, to)
+    };
+    let forming = newest(next, "2000", SEQ);
+    let to_end = asked(2_900, 10_000, &forming);
+    let read = over(&reader, &to_end, known.clone()).await.unwrap();
     let point = read.points.last().unwrap();
-    assert_eq!((point.start, point.kind), (bar.start, Kind::Form));
+    let start = UnixNanos::new(next * MINUTE);
+    assert_eq!((point.start, point.kind), (start, Kind::Form));
     assert_eq!(point.figures, [Some(f64::midpoint(close, 2_000.0))]);
     // Nothing is stored yet of a range in which it is: what is before counts all the same.
-    let alone = over(
-        &reader,
-        &question("1m", next, 10_000),
-        known.clone(),
-        Some(&bar),
-    )
-    .await
-    .unwrap();
+    let alone = asked(next, 10_000, &forming);
+    let alone = over(&reader, &alone, known.clone()).await.unwrap();
     assert_eq!(alone.points, std::slice::from_ref(point));
-    // It is closed and stored, lies outside, or there is more between.
+    // It is closed and stored, lies outside, there is more between, or what closed before is not
+    // recorded yet: the bar would stand behind a hole.
     let mut few = to_end.clone();
     few.ask.limit = 3;
-    for (ask, bar) in [
-        (&to_end, forming(next - 1, "2000")),
-        (&question("1m", 2_900, next), forming(next, "2000")),
-        (&few, forming(next, "2000")),
+    for question in [
+        asked(2_900, 10_000, &newest(next - 1, "2000", SEQ)),
+        asked(2_900, next, &forming),
+        few,
+        asked(2_900, 10_000, &newest(next + 7, "2000", SEQ + 1)),
     ] {
-        let with = over(&reader, ask, known.clone(), Some(&bar)).await.unwrap();
-        let without = over(&reader, ask, known.clone(), None).await.unwrap();
+        let mut without = question.clone();
+        without.newest = Newest::default();
+        let with = over(&reader, &question, known.clone()).await.unwrap();
+        let without = over(&reader, &without, known.clone()).await.unwrap();
         assert!(with == without);
+    }
+}
+
+#[tokio::test]
+async fn the_forming_bar_is_one_of_as_many_as_are_asked_for() {
+    let (reader, _dir) = recorded().await;
+    let known = indicator("sma", &[("period", "2")]);
+    let next = bars().pop().unwrap().start.get() / MINUTE + 1;
+    let mut question = question("1m", next - 4, 10_000);
+    question.newest = newest(next, "2000", SEQ);
+    let whole = over(&reader, &question, known.clone()).await.unwrap();
+    assert!(whole.points.len() == 4 && !whole.more);
+    for limit in 1_u32..=4 {
+        let kept = usize::try_from(limit).unwrap();
+        for last in [false, true] {
+            (question.ask.limit, question.ask.last) = (limit, last);
+            let read = over(&reader, &question, known.clone()).await.unwrap();
+            let expected = if last {
+                &whole.points[4 - kept..]
+            } else {
+                &whole.points[..kept]
+            };
+            assert_eq!(read.points, expected, "{limit} {last}");
+            assert_eq!(read.more, kept < 4, "{limit} {last}");
+            let joined = joined(&reader, &question, &known, (limit, last)).await;
+            assert!(joined == whole.points, "{limit} {last}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_bar_that_is_not_over_the_later_value_counts() {
+    let seconds = (0..90).map(|at| bar(Interval::Second1, at)).collect();
+    let (reader, _dir) = reader_of(seconds).await;
+    let reader = reader.with_clock(Arc::new(At(91)));
+    let known = indicator("sma", &[("period", "1")]);
+    let mut question = question("1m", 0, 10);
+    let open = |read: Over| {
+        let point = read.points.last().unwrap();
+        (point.start.seconds(), point.kind, point.figures[0].unwrap())
+    };
+    let stored = over(&reader, &question, known.clone()).await.unwrap();
+    let stored = open(stored);
+    assert_eq!((stored.0, stored.1), (60, Kind::Form));
+    for (minute, volume, close) in [(1, "1", stored.2), (1, "1000", 2_000.0), (2, "1", stored.2)] {
+        question.newest = newest(minute, "2000", SEQ);
+        question.newest.closed = None;
+        let forming = question.newest.forming.as_mut().unwrap();
+        forming.volume = volume.parse().unwrap();
+        let read = over(&reader, &question, known.clone()).await.unwrap();
+        assert_eq!(open(read), (60, Kind::Form, close), "{minute} {volume}");
     }
 }
 
@@ -347,7 +409,7 @@ async fn the_forming_bar_is_the_newest_or_left_out() {
 async fn longer_bars_are_valued_like_shorter_ones() {
     let (reader, _dir) = reader().await;
     let known = indicator("sma", &[("period", "3")]);
-    let read = over(&reader, &question("15m", 1_440, 1_500), known, None)
+    let read = over(&reader, &question("15m", 1_440, 1_500), known)
         .await
         .unwrap();
     let all = bars();
@@ -373,14 +435,13 @@ async fn a_range_without_bars_has_no_figures() {
         &reader,
         &question("1m", 9_000, 9_100),
         indicator("rsi", &[]),
-        None,
     )
     .await
     .unwrap();
     assert!(read.points.is_empty() && !read.more);
     let mut none = question("1m", 0, 10);
     none.ask.limit = 0;
-    let refused = over(&reader, &none, indicator("rsi", &[]), None)
+    let refused = over(&reader, &none, indicator("rsi", &[]))
         .await
         .unwrap_err();
     assert_eq!(refused.parameter(), Some("limit"));
