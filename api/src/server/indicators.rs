@@ -118,7 +118,9 @@ struct Asked {
     venue: Venue,
     /// The symbol.
     symbol: Symbol,
-    /// How long a bar is, as `1m`, `4h` or `1d`; a minute where nothing is asked.
+    /// How long a bar is, as `1m`, `4h` or `1d`; a minute where nothing is asked. Bars are those of the
+    /// instrument's session, as in `/udf/history`: `1d` is a trading day, as in `/v1/eod`, also where
+    /// `/v1/bars` has UTC days that are stored.
     interval: Option<Resolution>,
     /// From here, inclusive; what is needed of the bars before is read besides. Running totals, which are
     /// `obv`, `adl` and `vwap` with `anchor=none`, begin here, on every page; without it, at the first
