@@ -5,7 +5,7 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `listen`, `around` | connections and their limits; what happens to every request |
+//! | `listen`, `around`, `origins` | connections and their limits; what happens to every request; pages of others |
 //! | `resource`, `query`, `openapi` | the table of endpoints: routes, parameters, description |
 //! | `answer`, `cache`, `walk`, `problem` | answers in every form, kept for a moment, or streamed; errors |
 //! | `history`, `bars`, `eod`, `indicators`, `gaps` | what was |
@@ -32,6 +32,7 @@ mod listen;
 mod metrics;
 mod newest;
 mod openapi;
+mod origins;
 mod problem;
 mod psx;
 mod query;
@@ -63,6 +64,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 pub use listen::ConnectionArgs;
+pub use origins::Origin;
 
 use crate::bars::{Calendars, Reader};
 use crate::store::TickStore;
@@ -103,6 +105,11 @@ pub struct Args {
     /// Seconds that sending a whole range may take
     #[arg(long, env = "TICKWIRE_EXPORT_SECS", default_value = "3600")]
     pub export_secs: NonZeroU32,
+
+    /// Origins whose pages may read the answers, comma-separated; `*` is any. Programs need none, nor do
+    /// pages of this very address
+    #[arg(long, env = "TICKWIRE_HTTP_ORIGINS", value_delimiter = ',', value_parser = Origin::new)]
+    pub http_origins: Vec<Origin>,
 
     /// Connections
     #[command(flatten)]
@@ -204,7 +211,8 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
     let compression = CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
         .compress_when(worthwhile);
-    Resources::new()
+    let origins = origins::layer(&api.config.args.http_origins);
+    let router = Resources::new()
         .with(history::resources)
         .with(bars::resources)
         .with(eod::resources)
@@ -229,7 +237,11 @@ fn router<S: TickStore + Clone + 'static>(api: Arc<Api<S>>) -> Router {
             around::around::<S>,
         ))
         .layer(compression)
-        .with_state(api)
+        .with_state(api);
+    match origins {
+        Some(origins) => router.layer(origins),
+        None => router,
+    }
 }
 
 /// What `/console.json` takes.

@@ -25,7 +25,7 @@ pub(super) use described::{content, headers};
 pub(super) use tag::tagged;
 
 /// The header with the `pos` of a list whose form has no place for it.
-const POS: HeaderName = HeaderName::from_static(schemas::http::POS);
+pub(super) const POS: HeaderName = HeaderName::from_static(schemas::http::POS);
 /// What an answer's form depends on.
 const VARIES: HeaderValue = HeaderValue::from_static("Accept, Accept-Encoding");
 /// How a client may keep what does not change any more but for what comes late.

@@ -26,7 +26,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const MAX_BODY: u64 = 64 * 1024;
 /// The most bytes of a request's id.
 const MAX_ID: usize = 64;
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The id of a request.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Answers a request, whatever becomes of it.
 pub(super) async fn around<S: TickStore + 'static>(

@@ -190,10 +190,11 @@ async fn of_venue<S: TickStore>(
     days: &Days,
 ) -> Result<(Vec<Day>, Option<String>), Problem> {
     let limit = days.limit.get();
-    let after = days
-        .cursor
-        .as_deref()
-        .map(|symbol| (days.venue.as_str(), symbol));
+    let after = days.cursor.as_deref().map(Symbol::new).transpose();
+    let after = after.map_err(|_| foreign())?;
+    let after = after
+        .as_ref()
+        .map(|symbol| (days.venue.as_str(), symbol.as_str()));
     let store = &api.config.store;
     let mut rows = store
         .instruments(Some(&days.venue), "", after, limit + 1)

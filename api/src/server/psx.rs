@@ -4,13 +4,15 @@
 //! Whoever has a key sends it as `X-API-KEY`, never in the address; until there are keys it is not
 //! looked at.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rust_decimal::Decimal;
 use schemars::JsonSchema;
 use schemas::codec::from_msgpack;
-use schemas::decimal::{Price, Value};
+use schemas::decimal::{Price, Size, Value};
 use schemas::http::{Day, Page, Summary};
 use schemas::id::{Kind, Symbol, Venue};
 use schemas::subject;
@@ -25,6 +27,7 @@ use super::history::cut;
 use super::problem::Problem;
 use super::query::{OnDay, Order};
 use super::resource::{About, Call, Resources};
+use crate::bars::Resolution;
 use crate::store::TickStore;
 
 /// Whose days they are where no venue is asked.
@@ -127,26 +130,32 @@ async fn latest<S: TickStore>(
         None => symbols(&api, &venue, query.cursor.as_ref(), query.limit.get()).await?,
     };
     let stats = stats(&api, &venue, &symbols).await?;
-    let read = symbols
-        .into_iter()
-        .map(|symbol| eod::newest(&*api, &venue, symbol, None));
+    let read = symbols.into_iter().map(|symbol| {
+        let stat = stats.get(&symbol);
+        current(&api, &venue, symbol, stat)
+    });
     let days = stream::iter(read).buffered(AT_ONCE);
-    let days: Vec<Option<Day>> = days.try_collect().await?;
-    let current = |day: Day| {
-        let stat = stats.get(&day.bar.symbol);
-        // One of an earlier day tells nothing of this one.
-        let stat = stat.filter(|stat| {
-            let head = &stat.head;
-            head.event.unwrap_or(head.received) >= day.bar.start
-        });
-        let summary = summary(day);
-        match stat {
-            Some(stat) => updated(summary, stat),
-            None => summary,
-        }
+    let days: Vec<Option<Summary>> = days.try_collect().await?;
+    Answer::list(days.into_iter().flatten().collect(), next)
+}
+
+/// The trading day of a symbol so far: by its newest bar, and by what the venue said last of that day
+/// or of one that has no bar yet.
+async fn current<S: TickStore>(
+    api: &Api<S>,
+    venue: &Venue,
+    symbol: Symbol,
+    stat: Option<&Stat>,
+) -> Result<Option<Summary>, Problem> {
+    let calendar = api.bars.calendar(venue, &symbol).await?;
+    let day = eod::newest(api, venue, symbol, None).await?.map(summary);
+    let (day, stat) = match (day, stat) {
+        (Some(day), Some(stat)) => (day, stat),
+        (day, _) => return Ok(day),
     };
-    let days = days.into_iter().flatten().map(current).collect();
-    Answer::list(days, next)
+    let at = stat.head.event.unwrap_or(stat.head.received);
+    let date = calendar.period(Resolution::DAY, at).date.to_string();
+    Ok(Some(so_far(day, date, stat)))
 }
 
 async fn symbols<S: TickStore>(
@@ -208,6 +217,16 @@ fn summary(day: Day) -> Summary {
     }
 }
 
+/// The newest day of which there is a bar, or the one of the venue's own figures if that is newer.
+fn so_far(day: Summary, date: String, stat: &Stat) -> Summary {
+    match date.cmp(&day.date) {
+        // Those of an earlier day tell nothing of this one.
+        Ordering::Less => day,
+        Ordering::Equal => updated(day, stat),
+        Ordering::Greater => begun(&day, date, stat).unwrap_or(day),
+    }
+}
+
 /// The venue's own figures, where it sends them.
 fn updated(day: Summary, stat: &Stat) -> Summary {
     let close = stat.last.unwrap_or(day.close);
@@ -224,7 +243,82 @@ fn updated(day: Summary, stat: &Stat) -> Summary {
     }
 }
 
+/// A day of which there is no bar yet, if the venue says what was traded on it.
+fn begun(before: &Summary, date: String, stat: &Stat) -> Option<Summary> {
+    let (open, close) = (stat.open?, stat.last?);
+    let blank = Summary {
+        symbol: before.symbol.clone(),
+        date,
+        ldcp: Some(before.close),
+        open,
+        high: open.max(close),
+        low: open.min(close),
+        close,
+        change: None,
+        volume: stat.volume.or_else(|| Size::new(Decimal::ZERO).ok())?,
+    };
+    Some(updated(blank, stat))
+}
+
 fn change(before: Price, now: Price) -> Option<Value> {
     let change = now.get().checked_sub(before.get())?;
     Value::new(change).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::tick::Head;
+    use schemas::time::UnixNanos;
+
+    use super::*;
+
+    #[test]
+    fn a_days_figures_are_its_own() {
+        let symbol = Symbol::new("A").unwrap();
+        let price = |text: &str| text.parse::<Price>().unwrap();
+        let friday = Summary {
+            symbol: symbol.clone(),
+            date: "2026-11-20".to_owned(),
+            ldcp: Some(price("9")),
+            open: price("10"),
+            high: price("12"),
+            low: price("8"),
+            close: price("11"),
+            change: Some("2".parse().unwrap()),
+            volume: "100".parse().unwrap(),
+        };
+        let stat = |open: Option<&str>, last: Option<&str>| Stat {
+            head: Head::new(Venue::new("x").unwrap(), symbol.clone(), UnixNanos::new(1)),
+            open: open.map(price),
+            high: None,
+            low: None,
+            last: last.map(price),
+            previous_close: Some(price("11")),
+            volume: None,
+            turnover: None,
+            vwap: None,
+            open_interest: None,
+            change: None,
+            change_percent: None,
+        };
+        let so_far = |date: &str, stat: &Stat| so_far(friday.clone(), date.to_owned(), stat);
+        let traded = stat(Some("13"), Some("12.5"));
+        assert_eq!(so_far("2026-11-19", &traded), friday);
+        // Before a day begins there is nothing of it to tell.
+        assert_eq!(so_far("2026-11-23", &stat(None, None)), friday);
+        assert_eq!(so_far("2026-11-23", &stat(None, Some("11"))), friday);
+        let monday = so_far("2026-11-23", &traded);
+        assert_eq!(
+            (&*monday.date, monday.ldcp),
+            ("2026-11-23", Some(price("11")))
+        );
+        assert_eq!((monday.high, monday.low), (price("13"), price("12.5")));
+        assert_eq!(monday.change, Some("1.5".parse().unwrap()));
+        assert!(monday.volume.is_zero());
+        let same = so_far("2026-11-20", &traded);
+        assert_eq!(
+            (same.open, same.high, same.close),
+            (price("13"), price("12"), price("12.5"))
+        );
+    }
 }

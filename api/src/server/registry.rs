@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use schemas::http::{Item, Listing, Page};
-use schemas::id::{Kind, Venue};
+use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::StreamSeq;
 use serde::Deserialize;
 
@@ -90,7 +90,15 @@ async fn instruments<S: TickStore>(
     }
     let after = match &query.cursor {
         None => None,
-        Some(text) => Some(text.split_once(' ').ok_or_else(foreign)?),
+        Some(text) => {
+            let (venue, symbol) = text.split_once(' ').ok_or_else(foreign)?;
+            let is_known = Venue::new(venue).is_ok() && Symbol::new(symbol).is_ok();
+            Some(
+                Some((venue, symbol))
+                    .filter(|_| is_known)
+                    .ok_or_else(foreign)?,
+            )
+        }
     };
     let store = &api.config.store;
     let limit = query.limit.get();

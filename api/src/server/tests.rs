@@ -104,6 +104,67 @@ async fn a_page_keeps_the_name_that_it_was_loaded_under() {
 }
 
 #[tokio::test]
+async fn pages_of_the_origins_that_were_named_may_read() {
+    let asks = |origin: &str| format!("Host: x\r\nOrigin: {origin}\r\n");
+    let (listed, other) = (
+        asks("https://charts.example"),
+        asks("https://other.example"),
+    );
+    let preflight = format!("{listed}Access-Control-Request-Method: GET\r\n");
+    let allowed = "access-control-allow-origin";
+    let world = World::with(&["--http-origins=https://charts.example,http://localhost:3000"]).await;
+    for path in [
+        "/udf/config",
+        "/v1/trades?venue=x&symbol=A",
+        "/v1/trades?venue=X",
+    ] {
+        let answer = world.request("GET", path, &listed).await;
+        assert_eq!(
+            answer.header(allowed),
+            Some("https://charts.example"),
+            "{path}"
+        );
+        let exposed = answer.header("access-control-expose-headers").unwrap();
+        assert!(
+            exposed.contains("etag") && exposed.contains("tickwire-pos"),
+            "{exposed}"
+        );
+        assert_eq!(
+            world.request("GET", path, &other).await.header(allowed),
+            None,
+            "{path}"
+        );
+        let answer = world.request("OPTIONS", path, &preflight).await;
+        assert_eq!(
+            (answer.status, answer.header("access-control-allow-methods")),
+            (200, Some("GET,HEAD"))
+        );
+    }
+    let open = World::with(&["--http-origins=*"]).await;
+    assert_eq!(
+        open.request("GET", "/udf/time", &other)
+            .await
+            .header(allowed),
+        Some("*")
+    );
+    let closed = World::start().await;
+    assert_eq!(
+        closed
+            .request("GET", "/udf/time", &listed)
+            .await
+            .header(allowed),
+        None
+    );
+    assert_eq!(
+        closed
+            .request("OPTIONS", "/udf/time", &preflight)
+            .await
+            .status,
+        405
+    );
+}
+
+#[tokio::test]
 async fn ticks_by_position_are_paged_like_every_list() {
     let world = World::start().await;
     world.trades(&[(30, 1), (20, 2), (10, 3)]).await;

@@ -27,9 +27,14 @@ pub(in crate::server) struct At(pub(in crate::server) UnixNanos);
 impl<'de> Deserialize<'de> for At {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_text(deserializer, |text| {
-            let nanos = text.parse::<i64>().ok().or_else(|| {
+            let time = |text: &str| {
                 let time: jiff::Timestamp = text.parse().ok()?;
                 i64::try_from(time.as_nanosecond()).ok()
+            };
+            let nanos = text.parse::<i64>().ok().or_else(|| time(text)).or_else(|| {
+                // A plus sign that was not escaped is a space in an address.
+                let (clock, zone) = text.rsplit_once(' ')?;
+                time(&format!("{clock}+{zone}"))
             });
             nanos
                 .map(|nanos| Self(UnixNanos::new(nanos)))

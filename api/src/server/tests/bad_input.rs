@@ -103,6 +103,7 @@ async fn ranges_end_behind_their_beginning() {
     for span in [
         "from=-9223372036854775808&to=9223372036854775807",
         "from=1677-09-22T00:00:00Z&to=2262-04-11T00:00:00Z",
+        "from=1970-01-01T05:00:00+05:00&to=1970-01-02T04:00:00%2B05:00",
         "from=0",
     ] {
         let answer = world.get(&format!("{trades}&{span}")).await;
@@ -123,6 +124,15 @@ async fn ranges_end_behind_their_beginning() {
         "1_4d-3_9_4d-3_8.00000001_1",
     ] {
         refused(&world, &format!("{trades}&cursor={cursor}"), "cursor").await;
+    }
+    for list in [
+        "/v1/instruments?limit=2",
+        "/v1/eod?venue=x",
+        "/api/eod?venue=x",
+    ] {
+        for cursor in ["%00", "x%20%00", "x%20A%0A"] {
+            refused(&world, &format!("{list}&cursor={cursor}"), "cursor").await;
+        }
     }
 }
 
