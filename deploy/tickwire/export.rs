@@ -136,6 +136,7 @@ pub(crate) async fn run(args: ExportArgs) -> Result<()> {
         args.to.unwrap_or(UnixNanos::new(i64::MAX)),
     );
     ensure!(from < to, "--from is not before --to");
+    args.store.ensure_there()?;
     let store = args.store.open().await?;
     if args.out.as_os_str() == "-" {
         return Box::pin(export(&store, &args, (from, to))).await;

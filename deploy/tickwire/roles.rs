@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use api::bars::Calendars;
 use api::store::{Database, Location, postgres};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -271,6 +271,19 @@ impl StoreArgs {
     /// The file cannot be used, or the URL is wrong.
     pub(crate) async fn open(&self) -> Result<Database> {
         open_store(&self.store, self.size, &self.postgres).await
+    }
+
+    /// Whether there is something to be read: a file that is opened is made.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file.
+    pub(crate) fn ensure_there(&self) -> Result<()> {
+        let store = &self.store;
+        if let Location::File(path) = store {
+            ensure!(path.exists(), "--store: there is no file {store}");
+        }
+        Ok(())
     }
 
     /// Opens the database itself and none of its copies: what was written is read at once.

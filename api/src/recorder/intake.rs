@@ -15,6 +15,8 @@ use tracing::{debug, warn};
 use super::Recorder;
 use crate::store::{Content, Row, StoreError, TickStore, content};
 
+/// The most bytes of one fetch: messages are small, unless somebody writes what is none.
+const FETCH_BYTES: usize = 16 << 20;
 /// The most messages of one transaction.
 const BATCH: usize = 2_000;
 /// How long a batch is gathered.
@@ -25,6 +27,7 @@ pub(super) async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
     let mut batch: pull::Batch = consumer
         .fetch()
         .max_messages(BATCH)
+        .max_bytes(FETCH_BYTES)
         .expires(GATHER)
         .messages()
         .await
@@ -86,37 +89,27 @@ impl<S: TickStore> Recorder<S> {
     async fn store(&self, epoch: Epoch, messages: &[Message]) -> Result<()> {
         let mut rows = Vec::with_capacity(messages.len());
         for message in messages {
-            rows.extend(self.row(message)?);
+            rows.extend(row(message)?);
         }
         let recorded = self.record(epoch, rows, messages).await;
         recorded.context("nothing is lost, the stream keeps it")
     }
 
-    /// What is stored of a message; of one that only repeats an older one, nothing.
-    fn row(&self, message: &Message) -> Result<Option<Row>> {
-        let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let seq = StreamSeq::new(info.stream_sequence);
-        let refreshed = |tick: &Tick| tick.head().flags.contains(&Flag::Refresh);
-        let content = match codec::from_msgpack(&message.payload) {
-            Ok(tick) if refreshed(&tick) => return Ok(None),
-            Ok(tick) => content(&tick),
-            Err(problem) => self.dead_letter(message, seq, &problem.to_string()),
-        };
-        let payload = message.payload.clone();
-        Ok(Some(Row {
-            seq,
-            content,
-            payload,
-        }))
-    }
-
-    fn dead_letter(&self, message: &Message, seq: StreamSeq, problem: &str) -> Content {
-        self.metrics.dead_letters.inc();
-        let subject = message.subject.to_string();
-        warn!(subject, seq = seq.get(), problem, "kept as a dead letter");
-        Content::DeadLetter {
-            subject,
-            problem: problem.to_owned(),
+    /// Tells what was stored.
+    fn stored(&self, rows: &[Row]) {
+        let count = u64::try_from(rows.len()).unwrap_or(0);
+        self.metrics.rows.inc_by(count);
+        self.metrics.transactions.inc();
+        for row in rows {
+            if let Content::DeadLetter { subject, problem } = &row.content {
+                self.metrics.dead_letters.inc();
+                warn!(
+                    subject,
+                    seq = row.seq.get(),
+                    problem,
+                    "kept as a dead letter"
+                );
+            }
         }
     }
 
@@ -131,9 +124,7 @@ impl<S: TickStore> Recorder<S> {
         let mut parts = vec![rows];
         while let Some(mut rows) = parts.pop() {
             let Err(problem) = self.config.store.record(epoch, &rows).await else {
-                let count = u64::try_from(rows.len()).unwrap_or(0);
-                self.metrics.rows.inc_by(count);
-                self.metrics.transactions.inc();
+                self.stored(&rows);
                 continue;
             };
             if !problem.is_about_data() {
@@ -149,7 +140,7 @@ impl<S: TickStore> Recorder<S> {
                 let Some(message) = message.filter(|_| !is_dead) else {
                     return Err(problem);
                 };
-                row.content = self.dead_letter(message, row.seq, &problem.to_string());
+                row.content = dead_letter(message, problem.to_string());
             } else {
                 parts.push(rows.split_off(rows.len() / 2));
             }
@@ -157,4 +148,29 @@ impl<S: TickStore> Recorder<S> {
         }
         Ok(())
     }
+}
+
+fn dead_letter(message: &Message, problem: String) -> Content {
+    Content::DeadLetter {
+        subject: message.subject.to_string(),
+        problem,
+    }
+}
+
+/// What is stored of a message; of one that only repeats an older one, nothing.
+fn row(message: &Message) -> Result<Option<Row>> {
+    let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let seq = StreamSeq::new(info.stream_sequence);
+    let refreshed = |tick: &Tick| tick.head().flags.contains(&Flag::Refresh);
+    let content = match codec::from_msgpack(&message.payload) {
+        Ok(tick) if refreshed(&tick) => return Ok(None),
+        Ok(tick) => content(&tick),
+        Err(problem) => dead_letter(message, problem.to_string()),
+    };
+    let payload = message.payload.clone();
+    Ok(Some(Row {
+        seq,
+        content,
+        payload,
+    }))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::pull;
 use bus::provision::{StreamSpec, provision};
 use daemon::nats::{Login, Settings};
 use daemon::ops::Surface;
@@ -116,7 +117,7 @@ impl World {
             venues: Vec::new(),
             name: "T".to_owned(),
             max_age_secs: 3_600,
-            max_bytes: 1 << 24,
+            max_bytes: 1 << 26,
             replicas: 1,
             recorded: recorded_subjects(),
         };
@@ -331,6 +332,36 @@ async fn what_retention_took_before_it_was_recorded_is_in_the_ledger_once() {
     );
     until(async || world.metric("pending") == 0.0).await;
     assert!(world.metric("lag_seconds").abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn messages_that_are_large_come_in_smaller_batches() {
+    const COUNT: u64 = 100;
+    let world = World::start().await;
+    let context = jetstream::new(world.cx.client.clone());
+    for _ in 0..COUNT {
+        let nonsense = vec![0xc1; 250_000];
+        let sent = context.publish("tick.trade.x.A", nonsense.into()).await;
+        sent.unwrap().await.unwrap();
+    }
+    let stream = context.get_stream("T").await.unwrap();
+    let consumer = stream.create_consumer(pull::Config::default()).await;
+    let consumer = consumer.unwrap();
+    let first = fetch(&consumer).await.unwrap().len();
+    assert!((1..100).contains(&first), "{first} at once");
+    let mut count = first;
+    until(async || {
+        count += fetch(&consumer).await.unwrap().len();
+        count >= 100
+    })
+    .await;
+    let dead = async || world.store.dead_letters().await.unwrap();
+    until(async || dead().await == COUNT).await;
+    let told = (
+        world.metric("dead_letters_total"),
+        world.metric("failures_total"),
+    );
+    assert_eq!(told, (100.0, 0.0), "each is told of once");
 }
 
 #[tokio::test]

@@ -177,8 +177,8 @@ fn of_database(refusal: &dyn DatabaseError) -> Trouble {
 /// By SQLSTATE and its class.
 fn of_postgres(code: &str) -> Trouble {
     match code {
-        // A statement that took too long, a full disk: others may do better.
-        "57014" | "53100" => Trouble::Busy,
+        // A statement that took too long or needs too many locks, a full disk: others may do better.
+        "57014" | "53100" | "53200" => Trouble::Busy,
         // Connected to what is no longer the primary.
         "25006" => Trouble::Away,
         _ => match code.get(..2).unwrap_or_default() {
@@ -227,6 +227,7 @@ mod tests {
             ("57P03", Trouble::Away),
             ("57014", Trouble::Busy),
             ("53100", Trouble::Busy),
+            ("53200", Trouble::Busy),
             ("53300", Trouble::Away),
             ("28P01", Trouble::Away),
             ("25006", Trouble::Away),

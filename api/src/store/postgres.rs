@@ -3,6 +3,7 @@
 //! Works behind a pooler that gives a connection away after each transaction: everything is in one,
 //! no statement is prepared for later, and no setting or lock outlives it.
 
+mod begun;
 mod breaker;
 mod copy;
 mod days;
@@ -24,14 +25,13 @@ use std::time::Duration;
 use daemon::nats::Secret;
 use schemas::position::Epoch;
 use schemas::time::{Clock, SystemClock};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgPool};
 use tokio::sync::OnceCell;
 
+use self::begun::Begun;
 use self::days::Days;
-use self::gate::Gate;
-use self::read::Snapshot;
+use self::gate::{Gate, within};
 use super::{Content, Row, StoreError};
 
 /// Settings of a Postgres.
@@ -108,6 +108,17 @@ impl fmt::Debug for Postgres {
     }
 }
 
+/// Whether a URL bears a password.
+fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = authority.split('/').next().unwrap_or_default();
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let password = user.split_once(':').map_or("", |(_, password)| password);
+    let mut parameters = query.split('&');
+    !password.is_empty() || parameters.any(|one| one.starts_with("password="))
+}
+
 /// A URL for people: without password and parameters.
 pub(super) fn redacted(url: &Secret) -> String {
     PgConnectOptions::from_str(url.reveal()).map_or_else(
@@ -133,7 +144,9 @@ impl Way {
                 StoreError::Unusable(format!("the password file {}: {problem}", file.display()))
             };
             let password = std::fs::read_to_string(file).map_err(unreadable)?;
-            options = options.password(password.trim_end_matches(['\r', '\n']));
+            if !has_password(url.reveal()) {
+                options = options.password(password.trim_end_matches(['\r', '\n']));
+            }
         }
         // What a pooler would refuse, or give to somebody else.
         options = options
@@ -158,40 +171,28 @@ fn millis(number: u32) -> Duration {
 
 /// The most statements of a transaction that take long; more time than they may take is not given.
 const STATEMENTS: u32 = 3;
+/// How long bringing the tables up to date may take, waiting for others who do so included.
+const MIGRATING: Duration = Duration::from_mins(10);
 /// How long a transaction may stand still: whoever vanished in the middle of one holds up nobody.
 const STANDSTILL_MS: u32 = 60_000;
 
 /// The beginning of a transaction each of whose statements may take so long.
-fn beginning(begin: &'static str, statement: Option<Duration>) -> AssertSqlSafe<String> {
+fn beginning(begin: &'static str, statement: Option<Duration>) -> String {
     let limit = statement.map_or(0, |statement| statement.as_millis());
-    AssertSqlSafe(format!(
+    format!(
         "{begin}; SET LOCAL statement_timeout = {limit};
          SET LOCAL idle_in_transaction_session_timeout = {STANDSTILL_MS}"
-    ))
+    )
 }
 
 /// Begins a transaction each of whose statements may take so long.
 async fn begin(
     pool: &PgPool,
     begin: &'static str,
-    statement: Option<Duration>,
-) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
-    Ok(pool.begin_with(beginning(begin, statement)).await?)
-}
-
-/// A connection that is closed unless what was begun on it is brought to an end: the driver does not
-/// find its way out of a COPY that is given up midway.
-struct Unfinished {
-    connection: PoolConnection<sqlx::Postgres>,
-    finished: bool,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.connection.close_on_drop();
-        }
-    }
+    statement: Duration,
+) -> Result<Begun, StoreError> {
+    let beginning = AssertSqlSafe(beginning(begin, Some(statement)));
+    Ok(Begun::new(pool, beginning).await?)
 }
 
 impl Postgres {
@@ -231,7 +232,8 @@ impl Postgres {
 
     async fn migrated(&self, pool: &PgPool) -> Result<(), StoreError> {
         let migrated = &self.0.migrated;
-        migrated.get_or_try_init(|| schema::migrate(pool)).await?;
+        let migrate = || within(MIGRATING, schema::migrate(pool));
+        migrated.get_or_try_init(migrate).await?;
         Ok(())
     }
 
@@ -265,8 +267,8 @@ impl Postgres {
     }
 
     /// A transaction that writes.
-    async fn writing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
-        begin(&self.0.primary.pool, "BEGIN", Some(self.0.statement)).await
+    async fn writing(&self) -> Result<Begun, StoreError> {
+        begin(&self.0.primary.pool, "BEGIN", self.0.statement).await
     }
 
     /// Where history is read. A copy is as up to date as its primary made it.
@@ -294,23 +296,16 @@ impl Postgres {
     ///
     /// Everything that is read lies in an index as it is asked for: the planner, which believes few
     /// rows to be sorted faster, is told so.
-    async fn reading(&self) -> Result<Snapshot, StoreError> {
+    async fn reading(&self) -> Result<Begun, StoreError> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
             SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off";
-        begin(&self.reader().pool, BEGIN, Some(self.0.statement)).await
+        begin(&self.reader().pool, BEGIN, self.0.statement).await
     }
 
     async fn try_record(&self, epoch: Epoch, rows: &[Row]) -> Result<(), StoreError> {
-        let mut copying = Unfinished {
-            connection: self.0.primary.pool.acquire().await?,
-            finished: false,
-        };
-        let beginning = beginning("BEGIN", Some(self.0.statement));
-        let mut transaction = copying.connection.begin_with(beginning).await?;
+        let mut transaction = self.writing().await?;
         write::record(&mut transaction, epoch, rows).await?;
-        transaction.commit().await?;
-        copying.finished = true;
-        Ok(())
+        Ok(transaction.commit().await?)
     }
 
     /// Makes the partitions that these rows need.

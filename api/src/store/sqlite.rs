@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::statements::{
-    PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement, position_statement,
-    recorded, span_of,
+    KEEP_MARK, PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement,
+    position_statement, recorded, span_of,
 };
 use super::{
     DeadLetter, Found, Listed, Loss, Page, Place, Range, Recorded, Row, Series, StoreError, Swept,
@@ -139,6 +139,13 @@ impl TickStore for Sqlite {
         floor: StreamSeq,
         at: UnixNanos,
     ) -> Result<(), StoreError> {
+        sqlx::query(KEEP_MARK)
+            .bind(stream)
+            .bind(epoch.created().get())
+            .bind(i64::from(epoch.generation()))
+            .bind(at.get())
+            .execute(&self.writer)
+            .await?;
         sqlx::query(
             "INSERT INTO progress (stream, created, gen, floor, at) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET created = ?2, gen = ?3, floor = ?4, at = ?5

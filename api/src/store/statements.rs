@@ -38,6 +38,11 @@ pub(super) const ADD_LOSS: &str =
 pub(super) const SET_PROGRESS: &str =
     "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (stream) DO UPDATE SET created = $2, gen = $3, floor = $4, at = $5";
+/// Notes where recording stood in an epoch, before progress goes on in a later one: else nobody would
+/// know how old that epoch's rows are.
+pub(super) const KEEP_MARK: &str = "INSERT INTO marks (stream, created, gen, floor, at)
+     SELECT stream, created, gen, floor, $4 FROM progress
+     WHERE stream = $1 AND (created, gen) < ($2, $3) ON CONFLICT DO NOTHING";
 /// Why a part of a stream was lost.
 const TRIMMED: &str = "the stream's retention removed it before it was recorded";
 

@@ -62,6 +62,8 @@ on_each! {
     any_time_can_be_stored
     a_bar_is_the_latest_of_its_start
     a_state_is_the_latest_of_its_topic
+    of_many_bars_in_any_order_each_is_the_latest
+    an_epoch_that_was_never_marked_is_as_old_as_the_next_one
     a_batch_written_twice_changes_nothing
     a_batch_that_overlaps_one_adds_what_is_new
     progress_never_goes_back
@@ -231,6 +233,60 @@ async fn a_bar_is_the_latest_of_its_start(store: &impl TickStore) {
         [1, 13],
         "so does the later generation"
     );
+}
+
+async fn of_many_bars_in_any_order_each_is_the_latest(store: &impl TickStore) {
+    // More than a statement takes, and each start twice: in one batch, and in two.
+    let twice = |number: u64| bar(i64::try_from(number % 600).unwrap(), number);
+    let rows: Vec<Row> = (1..=1_200).rev().map(twice).collect();
+    store.record(epoch(1), &rows).await.unwrap();
+    let of_others = |numbers: std::ops::Range<u64>| -> Vec<Row> {
+        numbers
+            .map(|number| inst(&format!("S{number:04}"), number))
+            .collect()
+    };
+    store
+        .record(epoch(1), &of_others(2_000..2_700))
+        .await
+        .unwrap();
+    store
+        .record(epoch(1), &of_others(2_000..2_700))
+        .await
+        .unwrap();
+    let range = Range {
+        limit: 2_000,
+        ..bars()
+    };
+    let mut latest = seqs(store, &range).await;
+    latest.sort_unstable();
+    assert!(latest.iter().copied().eq(601..=1_200), "{}", latest.len());
+    store.record(epoch(1), &rows[..700]).await.unwrap();
+    assert!(seqs(store, &range).await.iter().all(|seq| *seq > 600));
+    let listed = store.instruments(None, "", None, 1_000).await.unwrap();
+    assert_eq!(listed.len(), 700);
+}
+
+async fn an_epoch_that_was_never_marked_is_as_old_as_the_next_one(store: &impl TickStore) {
+    let advance = async |created: i64, floor: u64, at: i64| {
+        let (floor, at) = (StreamSeq::new(floor), UnixNanos::new(at));
+        store.advance("T", epoch(created), floor, at).await.unwrap();
+    };
+    advance(1, 7, 10).await;
+    advance(2, 3, 20).await;
+    store
+        .trimmed("T", epoch(3), StreamSeq::new(5), UnixNanos::new(30))
+        .await
+        .unwrap();
+    advance(2, 9, 40).await;
+    let marks = store
+        .stood("T", UnixNanos::new(50), UnixNanos::new(35))
+        .await
+        .unwrap();
+    assert_eq!(
+        marks.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(),
+        [epoch(1), epoch(2)]
+    );
+    assert_eq!(marks[1].1, StreamSeq::new(3));
 }
 
 async fn a_state_is_the_latest_of_its_topic(store: &impl TickStore) {

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use schemas::time::UnixNanos;
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, Row as _};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::begun::Begun;
+use super::gate::within;
 use super::schema::alone;
 use super::{StoreError, begin};
 
@@ -25,8 +27,9 @@ const BACK: i64 = 366;
 const LOCK_MS: u32 = 2_000;
 /// How long it may take, moving events included.
 const LONGEST: Duration = Duration::from_mins(1);
-/// After trouble, events go to the DEFAULT partition for so long.
-const PAUSE: Duration = Duration::from_mins(1);
+/// After trouble, events go to the DEFAULT partition for so long; the longer, the more often there was
+/// trouble: what is tried holds up whoever reads.
+const PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
 /// The days that are known to have a partition.
 #[derive(Debug, Default)]
@@ -36,6 +39,8 @@ pub(super) struct Days(Mutex<Known>);
 struct Known {
     days: BTreeSet<i64>,
     not_before: Option<Instant>,
+    /// How long the last pause was.
+    pause: Duration,
 }
 
 /// A partition.
@@ -76,17 +81,32 @@ impl Days {
         if missing.is_empty() {
             return Ok(());
         }
-        let made = make(pool, &missing).await;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match made {
-            Ok(days) => known.days.extend(days),
-            Err(problem @ StoreError::Database(sqlx::Error::Database(_))) => {
-                known.not_before = Some(Instant::now() + PAUSE);
-                warn!(%problem, "no partition is made now: events go to the default one");
+        for day in missing {
+            if self.known().days.contains(&day) {
+                continue;
             }
-            Err(problem) => return Err(problem),
+            // Each by itself: what is made stays made, and nobody waits for more than one.
+            let made = within(LONGEST * 2, make(pool, day)).await;
+            let mut known = self.known();
+            match made {
+                Ok(days) => {
+                    known.days.extend(days);
+                    known.pause = Duration::ZERO;
+                }
+                Err(problem @ StoreError::Database(sqlx::Error::Database(_))) => {
+                    known.pause = (known.pause * 2).clamp(PAUSE.0, PAUSE.1);
+                    known.not_before = Some(Instant::now() + known.pause);
+                    warn!(%problem, "no partition is made now: events go to the default one");
+                    return Ok(());
+                }
+                Err(problem) => return Err(problem),
+            }
         }
         Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn missing(&self, now: UnixNanos, times: impl Iterator<Item = UnixNanos>) -> BTreeSet<i64> {
@@ -101,7 +121,7 @@ impl Days {
             }
             last = Some(day);
         }
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         if known.not_before.is_some_and(|then| Instant::now() < then) {
             return BTreeSet::new();
         }
@@ -111,9 +131,7 @@ impl Days {
 }
 
 /// All partitions but the DEFAULT one, the oldest first.
-pub(super) async fn list(
-    transaction: &mut Transaction<'_, Postgres>,
-) -> Result<Vec<Partition>, StoreError> {
+pub(super) async fn list(transaction: &mut Begun) -> Result<Vec<Partition>, StoreError> {
     let rows = sqlx::query(
         "SELECT relname::text AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
          WHERE inhparent = 'events'::regclass ORDER BY relname",
@@ -139,9 +157,9 @@ fn day_of(name: &str) -> Option<i64> {
     Some(begin.timestamp().as_second().div_euclid(86_400))
 }
 
-/// Makes the partitions of these days that are not there; all that are there then.
-async fn make(pool: &PgPool, days: &BTreeSet<i64>) -> Result<Vec<i64>, StoreError> {
-    let mut transaction = begin(pool, "BEGIN", Some(LONGEST)).await?;
+/// Makes the partition of a day if it is not there; all that are there then.
+async fn make(pool: &PgPool, day: i64) -> Result<Vec<i64>, StoreError> {
+    let mut transaction = begin(pool, "BEGIN", LONGEST).await?;
     let patience = format!("SET LOCAL lock_timeout = {LOCK_MS}");
     sqlx::raw_sql(AssertSqlSafe(patience))
         .execute(&mut *transaction)
@@ -152,12 +170,9 @@ async fn make(pool: &PgPool, days: &BTreeSet<i64>) -> Result<Vec<i64>, StoreErro
         .iter()
         .map(|p| p.day)
         .collect();
-    for day in days {
-        let Some(name) = name(*day).filter(|_| !there.contains(day)) else {
-            continue;
-        };
-        attach(&mut transaction, &name, *day).await?;
-        there.push(*day);
+    if let Some(name) = name(day).filter(|_| !there.contains(&day)) {
+        attach(&mut transaction, &name, day).await?;
+        there.push(day);
     }
     transaction.commit().await?;
     Ok(there)
@@ -165,11 +180,7 @@ async fn make(pool: &PgPool, days: &BTreeSet<i64>) -> Result<Vec<i64>, StoreErro
 
 /// Makes a partition that holds what lay in the DEFAULT one. While it is locked nothing is added
 /// there that would contradict.
-async fn attach(
-    transaction: &mut Transaction<'_, Postgres>,
-    name: &str,
-    day: i64,
-) -> Result<(), StoreError> {
+async fn attach(transaction: &mut Begun, name: &str, day: i64) -> Result<(), StoreError> {
     let (from, to) = (day * NANOS, (day + 1) * NANOS);
     let sql = format!(
         "CREATE TABLE {name} (LIKE events INCLUDING ALL);

@@ -65,13 +65,7 @@ impl Gate {
         &self,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let silent = |_| {
-            let what = format!("nothing was heard of it for {} ms", self.limit.as_millis());
-            sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what)).into()
-        };
-        timeout(self.limit, question)
-            .await
-            .unwrap_or_else(|elapsed| Err(silent(elapsed)))
+        within(self.limit, question).await
     }
 
     fn note(&self, problem: Option<&StoreError>) {
@@ -88,6 +82,19 @@ impl Gate {
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An answer, or an error if nothing was heard for so long.
+pub(super) async fn within<T>(
+    limit: Duration,
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let silent = |_| {
+        let what = format!("nothing was heard of it for {} ms", limit.as_millis());
+        sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what)).into()
+    };
+    let answer = timeout(limit, question).await;
+    answer.unwrap_or_else(|elapsed| Err(silent(elapsed)))
 }
 
 impl Drop for Asked<'_> {

@@ -5,16 +5,16 @@ use schemas::time::UnixNanos;
 use sqlx::AssertSqlSafe;
 
 use super::StoreError;
-use super::read::Snapshot;
+use super::begun::Begun;
 use crate::store::statements::{
-    ADD_LOSS, BEGINNING, DEAD_LETTERS, GAPS, LOSSES, PROGRESS, SET_PROGRESS, dead_letter, found,
-    gap_of, int, loss, lost, recorded,
+    ADD_LOSS, BEGINNING, DEAD_LETTERS, GAPS, KEEP_MARK, LOSSES, PROGRESS, SET_PROGRESS,
+    dead_letter, found, gap_of, int, loss, lost, recorded,
 };
 use crate::store::{Content, DeadLetter, Found, Loss, Place, Row};
 
 /// See [`crate::store::TickStore::dead_letters_page`].
 pub(super) async fn dead_letters(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     after: Option<(Epoch, StreamSeq)>,
     limit: u32,
 ) -> Result<Vec<DeadLetter>, StoreError> {
@@ -34,7 +34,7 @@ pub(super) async fn dead_letters(
 
 /// See [`crate::store::TickStore::feed_gaps`].
 pub(super) async fn gaps(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     (from, to): (UnixNanos, UnixNanos),
     after: Option<Place>,
     limit: u32,
@@ -57,7 +57,7 @@ pub(super) async fn gaps(
 
 /// See [`crate::store::TickStore::losses_page`].
 pub(super) async fn losses(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     (stream, (from, to)): (&str, (UnixNanos, UnixNanos)),
     after: Option<Place>,
     limit: u32,
@@ -81,7 +81,7 @@ pub(super) async fn losses(
 
 /// See [`crate::store::TickStore::trimmed`].
 pub(super) async fn trimmed(
-    mut transaction: Snapshot,
+    mut transaction: Begun,
     stream: &str,
     (epoch, first): (Epoch, StreamSeq),
     now: UnixNanos,
@@ -104,6 +104,7 @@ pub(super) async fn trimmed(
         .await?;
     let known = row.as_ref().map(recorded).transpose()?;
     let Some(loss) = loss(stream, known, (epoch, first), now) else {
+        transaction.rollback().await?;
         return Ok(None);
     };
     sqlx::query(ADD_LOSS)
@@ -116,6 +117,14 @@ pub(super) async fn trimmed(
         .bind(int(loss.to))
         .bind(loss.began.get())
         .bind(&loss.why)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(KEEP_MARK)
+        .persistent(false)
+        .bind(stream)
+        .bind(created)
+        .bind(generation)
+        .bind(now.get())
         .execute(&mut *transaction)
         .await?;
     sqlx::query(SET_PROGRESS)
@@ -135,9 +144,9 @@ pub(super) async fn trimmed(
 pub(super) async fn insert_gaps(
     transaction: &mut sqlx::PgConnection,
     epoch: Epoch,
-    rows: &[Row],
+    events: &[&Row],
 ) -> Result<(), StoreError> {
-    for row in rows {
+    for row in events {
         let Content::Event { at, .. } = row.content else {
             continue;
         };

@@ -2,9 +2,10 @@
 
 use schemas::id::{Kind, Symbol, Venue};
 use schemas::position::{Epoch, StreamSeq};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
+use super::begun::Begun;
 use super::{StoreError, days};
 use crate::store::statements::{
     self, PROGRESS, STATE, VENUES, found, int, key_of, listed, page_statement, position_statement,
@@ -15,11 +16,9 @@ use crate::store::{Found, Listed, Page, Range, Recorded, Series};
 /// Days that are read at once, whatever they hold.
 const FEW: i64 = 4;
 
-pub(super) type Snapshot = Transaction<'static, Postgres>;
-
 /// See [`crate::store::TickStore::page`].
 pub(super) async fn page(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     stream: &str,
     range: &Range,
 ) -> Result<Page, StoreError> {
@@ -39,7 +38,7 @@ pub(super) async fn page(
 
 /// The parts of a range, in the order in which they are read. The database plans for each partition
 /// that a part touches, and opens it: of a long range only as much is touched as fills the page.
-async fn windows(snapshot: &mut Snapshot, range: &Range) -> Result<Vec<(i64, i64)>, StoreError> {
+async fn windows(snapshot: &mut Begun, range: &Range) -> Result<Vec<(i64, i64)>, StoreError> {
     let (from, to) = span_of(range);
     let is_long = to.saturating_sub(from) > days::NANOS * FEW;
     if !is_long || matches!(range.series, Series::Bars(..)) {
@@ -76,7 +75,7 @@ fn split(ends: &[i64], (from, to): (i64, i64), descending: bool) -> Vec<(i64, i6
 }
 
 async fn rows_of(
-    snapshot: &mut Snapshot,
+    snapshot: &mut Begun,
     range: &Range,
     (from, to): (i64, i64),
     limit: i64,
@@ -99,7 +98,7 @@ async fn rows_of(
 
 /// How far a stream is recorded.
 pub(super) async fn recorded(
-    snapshot: &mut Snapshot,
+    snapshot: &mut Begun,
     stream: &str,
 ) -> Result<Option<Recorded>, StoreError> {
     let row = sqlx::query(PROGRESS)
@@ -112,7 +111,7 @@ pub(super) async fn recorded(
 
 /// See [`crate::store::TickStore::by_position`].
 pub(super) async fn by_position(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     series: &Series,
     (epoch, (after, until)): (Epoch, (StreamSeq, StreamSeq)),
     limit: u32,
@@ -136,7 +135,7 @@ pub(super) async fn by_position(
 
 /// See [`crate::store::TickStore::instruments`].
 pub(super) async fn instruments(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     (venue, search): (Option<&Venue>, &str),
     after: Option<(&str, &str)>,
     limit: u32,
@@ -166,7 +165,7 @@ pub(super) async fn instruments(
 }
 
 /// See [`crate::store::TickStore::dead_letters`].
-pub(super) async fn dead_letters(mut snapshot: Snapshot) -> Result<u64, StoreError> {
+pub(super) async fn dead_letters(mut snapshot: Begun) -> Result<u64, StoreError> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM dead_letters")
         .persistent(false)
         .fetch_one(&mut *snapshot)
@@ -176,7 +175,7 @@ pub(super) async fn dead_letters(mut snapshot: Snapshot) -> Result<u64, StoreErr
 }
 
 /// See [`crate::store::TickStore::venues`].
-pub(super) async fn venues(mut snapshot: Snapshot) -> Result<Vec<Listed>, StoreError> {
+pub(super) async fn venues(mut snapshot: Begun) -> Result<Vec<Listed>, StoreError> {
     let rows = sqlx::query(VENUES)
         .persistent(false)
         .bind(Kind::Inst.as_str())
@@ -188,7 +187,7 @@ pub(super) async fn venues(mut snapshot: Snapshot) -> Result<Vec<Listed>, StoreE
 
 /// See [`crate::store::TickStore::state`].
 pub(super) async fn state(
-    mut snapshot: Snapshot,
+    mut snapshot: Begun,
     kind: Kind,
     venue: &Venue,
     symbol: &Symbol,

@@ -6,10 +6,11 @@ use schemas::id::{Interval, Kind};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::begun::Begun;
 use super::days::{self, Partition};
 use super::{Postgres, StoreError};
 use crate::store::statements::{damaged, epoch_of, instrument, int, key_of, seq_of};
@@ -21,8 +22,6 @@ const SERIES: usize = 100;
 const LONGEST: Duration = Duration::from_secs(5);
 /// Of longer bars there are few, and they are kept.
 const SHORT: Interval = Interval::Second1;
-
-type Writing = Transaction<'static, sqlx::Postgres>;
 
 /// See [`crate::store::TickStore::stood`].
 pub(super) async fn stood(
@@ -108,6 +107,7 @@ pub(super) async fn sweep(
         let mut transaction = store.writing().await?;
         let Some(series) = next(&mut transaction, behind.as_ref()).await? else {
             done = true;
+            transaction.rollback().await?;
             break;
         };
         for mark in until {
@@ -150,12 +150,17 @@ async fn drop_days(store: &Postgres, until: &[(Epoch, StreamSeq)]) -> Result<u64
     }
     transaction.commit().await?;
     let mut rows = 0;
+    let begun = Instant::now();
     for day in old {
+        if begun.elapsed() >= LONGEST {
+            break;
+        }
         match drop_day(store, &day, until).await {
             Ok(dropped) => rows += dropped,
             // Somebody reads or writes it for long: another time.
             Err(problem) if problem.retry_after().is_some() && !problem.is_away() => {
                 debug!(partition = day.name, %problem, "not dropped now");
+                break;
             }
             Err(problem) => return Err(problem),
         }
@@ -165,7 +170,7 @@ async fn drop_days(store: &Postgres, until: &[(Epoch, StreamSeq)]) -> Result<u64
 
 /// Whether a day has a row behind these positions. Of each series and epoch only the last is looked at.
 async fn holds_more(
-    transaction: &mut Writing,
+    transaction: &mut Begun,
     day: &Partition,
     until: &[(Epoch, StreamSeq)],
 ) -> Result<bool, StoreError> {
@@ -214,6 +219,7 @@ async fn drop_day(
     if !days::list(&mut transaction).await?.contains(day)
         || holds_more(&mut transaction, day, until).await?
     {
+        transaction.rollback().await?;
         return Ok(0);
     }
     let rows: f32 = sqlx::query_scalar("SELECT reltuples FROM pg_class WHERE oid = $1::regclass")
@@ -240,7 +246,7 @@ async fn drop_day(
 
 /// The series after this one: events, then bars.
 async fn next(
-    transaction: &mut Writing,
+    transaction: &mut Begun,
     series: Option<&Series>,
 ) -> Result<Option<Series>, StoreError> {
     let (kind, venue, symbol) = match series {
@@ -272,7 +278,7 @@ async fn next(
 }
 
 async fn bars_behind(
-    transaction: &mut Writing,
+    transaction: &mut Begun,
     venue: &str,
     symbol: &str,
 ) -> Result<Option<Series>, StoreError> {
@@ -293,7 +299,7 @@ async fn bars_behind(
 }
 
 async fn delete(
-    transaction: &mut Writing,
+    transaction: &mut Begun,
     series: &Series,
     (epoch, floor): (Epoch, StreamSeq),
     limit: u64,

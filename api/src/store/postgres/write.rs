@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use rust_decimal::Decimal;
 use schemas::position::{Epoch, StreamSeq};
-use sqlx::{Acquire as _, Postgres, Transaction};
+use sqlx::raw_sql;
 
 use super::StoreError;
+use super::begun::Begun;
 use super::copy::{self, Encoder};
 use super::ledger;
-use crate::store::statements::int;
+use crate::store::statements::{KEEP_MARK, int};
 use crate::store::{Content, Recorded, Row};
 
 /// What is given to the socket at a time.
@@ -18,7 +19,7 @@ const CHUNK: usize = 1 << 16;
 
 /// Stores a batch.
 pub(super) async fn record(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     rows: &[Row],
 ) -> Result<(), StoreError> {
@@ -29,7 +30,7 @@ pub(super) async fn record(
     if !events.is_empty() && !copied(transaction, epoch, &events).await? {
         merge_events(transaction, epoch, &events).await?;
     }
-    ledger::insert_gaps(transaction, epoch, rows).await?;
+    ledger::insert_gaps(transaction, epoch, &events).await?;
     upsert_bars(transaction, epoch, rows).await?;
     upsert_states(transaction, epoch, rows).await?;
     dead_letters(transaction, epoch, rows).await
@@ -37,13 +38,15 @@ pub(super) async fn record(
 
 /// Copies events; `false` if one of them is there already, and then nothing happened.
 async fn copied(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     events: &[&Row],
 ) -> Result<bool, StoreError> {
     let mut encoder = Encoder::new(epoch);
-    let mut attempt = transaction.begin().await?;
-    let mut copying = attempt.copy_in_raw(copy::EVENTS).await?;
+    raw_sql("SAVEPOINT copying")
+        .execute(&mut **transaction)
+        .await?;
+    let mut copying = transaction.copy_in_raw(copy::EVENTS).await?;
     // The database works on one part while the next is written.
     for row in events {
         encoder.push(row)?;
@@ -55,9 +58,13 @@ async fn copied(
     encoder.end();
     copying.send(encoder.pending()).await?;
     match copying.finish().await {
-        Ok(_) => attempt.commit().await?,
+        Ok(_) => {
+            let release = raw_sql("RELEASE SAVEPOINT copying");
+            release.execute(&mut **transaction).await?;
+        }
         Err(sqlx::Error::Database(refused)) if refused.is_unique_violation() => {
-            attempt.rollback().await?;
+            let undo = raw_sql("ROLLBACK TO SAVEPOINT copying");
+            undo.execute(&mut **transaction).await?;
             return Ok(false);
         }
         Err(problem) => return Err(problem.into()),
@@ -89,7 +96,7 @@ impl<'r> Columns<'r> {
 }
 
 async fn merge_events(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     events: &[&Row],
 ) -> Result<(), StoreError> {
@@ -155,7 +162,7 @@ fn latest<'r, K: Ord>(
 }
 
 async fn upsert_bars(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     rows: &[Row],
 ) -> Result<(), StoreError> {
@@ -208,7 +215,7 @@ async fn upsert_bars(
 }
 
 async fn upsert_states(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     rows: &[Row],
 ) -> Result<(), StoreError> {
@@ -249,29 +256,45 @@ async fn upsert_states(
 }
 
 async fn dead_letters(
-    transaction: &mut Transaction<'_, Postgres>,
+    transaction: &mut Begun,
     epoch: Epoch,
     rows: &[Row],
 ) -> Result<(), StoreError> {
-    for row in rows {
-        let Content::DeadLetter { subject, problem } = &row.content else {
-            continue;
-        };
-        sqlx::query(
-            "INSERT INTO dead_letters (created, gen, s, subject, problem, payload)
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-        )
-        .persistent(false)
-        .bind(epoch.created().get())
-        .bind(i64::from(epoch.generation()))
-        .bind(int(row.seq))
-        .bind(printable(subject))
-        .bind(printable(problem))
-        .bind(row.payload.as_ref())
-        .execute(&mut **transaction)
-        .await?;
+    let mut dead: Vec<_> = rows.iter().filter_map(of_dead_letter).collect();
+    if dead.is_empty() {
+        return Ok(());
     }
+    // In one order for everybody, so that no two of them wait for each other.
+    dead.sort_by_key(|(s, ..)| *s);
+    let s: Vec<i64> = dead.iter().map(|(s, ..)| *s).collect();
+    let payload: Vec<&[u8]> = dead.iter().map(|(.., payload)| *payload).collect();
+    let texts = dead
+        .into_iter()
+        .map(|(_, subject, problem, _)| (subject, problem));
+    let (subject, problem): (Vec<String>, Vec<String>) = texts.unzip();
+    sqlx::query(
+        "INSERT INTO dead_letters (created, gen, s, subject, problem, payload)
+         SELECT $1, $2, * FROM unnest($3::bigint[], $4::text[], $5::text[], $6::bytea[])
+         ON CONFLICT DO NOTHING",
+    )
+    .persistent(false)
+    .bind(epoch.created().get())
+    .bind(i64::from(epoch.generation()))
+    .bind(s)
+    .bind(subject)
+    .bind(problem)
+    .bind(payload)
+    .execute(&mut **transaction)
+    .await?;
     Ok(())
+}
+
+fn of_dead_letter(row: &Row) -> Option<(i64, String, String, &[u8])> {
+    let Content::DeadLetter { subject, problem } = &row.content else {
+        return None;
+    };
+    let (subject, problem) = (printable(subject), printable(problem));
+    Some((int(row.seq), subject, problem, &row.payload))
 }
 
 /// The database has no text with a NUL in it.
@@ -281,10 +304,18 @@ fn printable(text: &str) -> String {
 
 /// See [`crate::store::TickStore::advance`].
 pub(super) async fn advance(
-    mut transaction: Transaction<'static, Postgres>,
+    mut transaction: Begun,
     stream: &str,
     recorded: Recorded,
 ) -> Result<(), StoreError> {
+    sqlx::query(KEEP_MARK)
+        .persistent(false)
+        .bind(stream)
+        .bind(recorded.epoch.created().get())
+        .bind(i64::from(recorded.epoch.generation()))
+        .bind(recorded.at.get())
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query(
         "INSERT INTO progress (stream, created, gen, floor, at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (stream) DO UPDATE

@@ -6,8 +6,8 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::Sqlite;
 use crate::store::statements::{
-    ADD_LOSS, BEGINNING, DEAD_LETTERS, GAPS, LOSSES, PROGRESS, SET_PROGRESS, dead_letter, found,
-    int, loss, lost, recorded,
+    ADD_LOSS, BEGINNING, DEAD_LETTERS, GAPS, KEEP_MARK, LOSSES, PROGRESS, SET_PROGRESS,
+    dead_letter, found, int, loss, lost, recorded,
 };
 use crate::store::{Content, DeadLetter, Found, Loss, Place, Row, StoreError};
 
@@ -98,6 +98,13 @@ pub(super) async fn trimmed(
         .bind(int(loss.to))
         .bind(loss.began.get())
         .bind(&loss.why)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(KEEP_MARK)
+        .bind(stream)
+        .bind(epoch.created().get())
+        .bind(i64::from(epoch.generation()))
+        .bind(now.get())
         .execute(&mut *transaction)
         .await?;
     sqlx::query(SET_PROGRESS)

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
-use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -181,6 +183,128 @@ async fn a_server_that_falls_silent_is_waited_for_no_longer_than_its_statements_
     );
 }
 
+/// A way to a server that can fall silent: what it says is then lost, on connections that know this for
+/// ever, and nobody hangs up.
+struct Way {
+    port: u16,
+    is_silent: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+async fn connected(to: &PgConnectOptions) -> Box<dyn Wire> {
+    let port = to.get_port();
+    if let Some(folder) = to.get_socket() {
+        let socket = folder.join(format!(".s.PGSQL.{port}"));
+        return Box::new(UnixStream::connect(socket).await.unwrap());
+    }
+    Box::new(TcpStream::connect((to.get_host(), port)).await.unwrap())
+}
+
+async fn way(to: PgConnectOptions) -> Way {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut hears, mut tells) = client.into_split();
+            let (mut from_server, mut to_server) = tokio::io::split(connected(&to).await);
+            connections.spawn(async move {
+                let _ended = tokio::io::copy(&mut hears, &mut to_server).await;
+            });
+            let silent = Arc::clone(&silent);
+            connections.spawn(async move {
+                let mut buffer = vec![0; 4_096];
+                let mut is_lost = false;
+                while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+                    is_lost |= silent.load(Ordering::SeqCst);
+                    if !is_lost && tells.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                }
+                if is_lost {
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    Way {
+        port,
+        is_silent,
+        tasks,
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fell_silent_takes_no_places_with_it() {
+    let short = NonZeroU32::new(300).unwrap();
+    let args = Args {
+        store_connections: NonZeroU32::MIN,
+        store_acquire_ms: short,
+        store_statement_ms: short,
+        ..Args::default()
+    };
+    let mut world = World::new().await;
+    let options = PgConnectOptions::from_str(world.url.reveal()).unwrap();
+    let port = options.get_port();
+    let mut way = way(options).await;
+    let (url, _) = world
+        .url
+        .reveal()
+        .split_once('?')
+        .unwrap_or((world.url.reveal(), ""));
+    let url = url.replace(&format!(":{port}/"), &format!(":{}/", way.port));
+    let store = Postgres::open(&Secret::from(url), &args).unwrap();
+    store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
+    assert_eq!(seqs(&store).await, [1]);
+    // It falls silent in the middle of an answer.
+    let mut lock = world.outside.begin().await.unwrap();
+    let locking = "LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
+    lock.execute(locking).await.unwrap();
+    let range = trades();
+    let mut asked = Box::pin(store.page("T", &range));
+    let waited = timeout(Duration::from_millis(100), &mut asked).await;
+    assert!(waited.is_err());
+    way.is_silent.store(true, Ordering::SeqCst);
+    drop(asked);
+    lock.rollback().await.unwrap();
+    for number in 2..=4 {
+        // Some wait to the end, some are given up by those who asked.
+        let given_up = timeout(Duration::from_millis(50), store.page("T", &trades())).await;
+        assert!(given_up.is_err() || number > 2, "{number}");
+        let problem = store.record(epoch(), &[event(TODAY, number)]).await;
+        assert!(problem.unwrap_err().retry_after().is_some());
+    }
+    way.is_silent.store(false, Ordering::SeqCst);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(problem) = store.record(epoch(), &[event(TODAY, 9)]).await {
+        assert!(Instant::now() < deadline, "{problem}");
+        sleep(problem.retry_after().unwrap()).await;
+    }
+    let seqs = seqs(&store).await;
+    assert!(seqs.starts_with(&[1]) && seqs.ends_with(&[9]), "{seqs:?}");
+    way.tasks.shutdown().await;
+}
+
+#[test]
+fn a_password_in_the_url_is_the_one_that_counts() {
+    for (url, has) in [
+        ("postgres://tick:secret@host/history", true),
+        ("postgres://tick@host/history?password=secret", true),
+        ("postgres://tick:@host/history", false),
+        ("postgres://tick@host:5432/a:b@c", false),
+        ("postgres://host/history?user=tick", false),
+    ] {
+        assert_eq!(has_password(url), has, "{url}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_given_up_midway_is_stored_whole_or_not_at_all() {
     const ROWS: u64 = 3_000;
@@ -287,7 +411,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        io::Write::write(&mut *self.0.lock().unwrap(), bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
