@@ -6,6 +6,7 @@
 //! | [`Calendar`], [`Calendars`] | where a bar begins and ends; which calendar an instrument has |
 //! | `rollup` | makes one bar of many, exactly |
 //! | [`Reader`] | finds what is stored and reads it |
+//! | [`Newest`] | what the stream says last, and whether it joins what is stored |
 //!
 //! # Calendars
 //!
@@ -33,11 +34,13 @@
 
 mod calendar;
 mod calendars;
+mod newest;
 mod reader;
 mod resolution;
 mod rollup;
 
 pub use calendar::{Calendar, Period, SessionError};
 pub use calendars::{Calendars, CalendarsError};
+pub use newest::Newest;
 pub use reader::{Ask, Candles, MAX_BARS, MAX_PARTS, ReadError, Reader};
 pub use resolution::{Resolution, ResolutionError};

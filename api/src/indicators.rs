@@ -141,6 +141,11 @@ trait Study: Copied + fmt::Debug + Send + Sync {
         self.warm_up()
     }
 
+    /// See [`Indicator::is_total`].
+    fn is_total(&self) -> bool {
+        false
+    }
+
     /// See [`Indicator::anchor`].
     fn anchor(&self, _at: UnixNanos) -> Option<UnixNanos> {
         None
@@ -209,9 +214,15 @@ impl Indicator {
 
     /// Bars to take before the first one that is shown, so that it does not matter (to about a
     /// millionth) that the series did not begin earlier; [`warm_up`](Self::warm_up) where nothing
-    /// older than the window counts. Running totals matter by their changes only, and begin at zero.
+    /// older than the window counts. What has a beginning needs them before it, and all bars since.
     pub fn history(&self) -> usize {
         self.study.history()
+    }
+
+    /// Whether every bar since the beginning counts for good, as in a running total. Where that is has
+    /// to be said: such figures matter by their changes only, and begin at zero.
+    pub fn is_total(&self) -> bool {
+        self.study.is_total()
     }
 
     /// Where the indicator starts afresh at times of day, the last such time at or before `at`:

@@ -9,7 +9,7 @@
 //! | `resource`, `query`, `openapi` | the table of endpoints: routes, parameters, description |
 //! | `answer`, `cache`, `walk`, `problem` | answers in every form, kept for a moment, or streamed; errors |
 //! | `history`, `bars`, `eod`, `indicators`, `gaps` | what was |
-//! | `latest` | what is |
+//! | `latest`, `newest` | what is |
 //! | `registry`, `directory` | venues and instruments; how they are found |
 //! | `udf`, `psx` | the same in the words of others |
 //! | `dead_letters`, `metrics` | for operators |
@@ -30,6 +30,7 @@ mod indicators;
 mod latest;
 mod listen;
 mod metrics;
+mod newest;
 mod openapi;
 mod origins;
 mod problem;

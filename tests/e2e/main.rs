@@ -21,6 +21,7 @@ mod digest;
 mod disk;
 mod fleet;
 mod import;
+mod indicators;
 mod interop;
 mod kills;
 mod movement;

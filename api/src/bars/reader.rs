@@ -60,6 +60,8 @@ pub struct Candles {
     pub progress: Option<Progress>,
     /// The range has more: behind the last bar, or before the first if the last ones were asked for.
     pub more: bool,
+    /// How many stored bars were read for them.
+    pub parts: u32,
 }
 
 /// Why bars cannot be read.
@@ -167,6 +169,7 @@ impl<S: TickStore> Reader<S> {
             bars,
             progress: walk.progress(),
             more,
+            parts: walk.parts(),
         })
     }
 

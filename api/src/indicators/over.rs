@@ -1,12 +1,15 @@
 //! An indicator over a range of bars of any length, with what it needs of the bars before.
 
-use schemas::http;
+mod past;
+
 use schemas::id::Kind;
 use schemas::time::UnixNanos;
 
 use super::{Candle, Indicator};
-use crate::bars::{Ask, Candles, MAX_BARS, ReadError, Reader};
+use crate::bars::{Ask, Candles, Newest, ReadError, Reader, Resolution};
 use crate::store::{Progress, TickStore};
+
+pub use past::MAX_PAST;
 
 /// The figures of one bar.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +29,7 @@ pub struct Over {
     pub points: Vec<Point>,
     /// How far the stream was recorded at least when the bars were read.
     pub progress: Option<Progress>,
-    /// As [`Candles::more`].
+    /// As [`Candles::more`]; the forming bar counts.
     pub more: bool,
 }
 
@@ -36,17 +39,49 @@ pub enum OverError {
     /// The bars cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// What comes before the range is too much.
+    /// So many bars before the range are made of too many.
     #[error(
-        "resolution {resolution}: {indicator} needs more bars before {start} than may be read for one answer"
+        "resolution {resolution} is too long for what is stored: {indicator} needs {count} bars before {start}, and at most {limit} stored bars are read for them"
     )]
-    History {
+    Count {
         /// The length of the bars.
-        resolution: crate::bars::Resolution,
+        resolution: Resolution,
         /// The indicator with its parameters.
         indicator: String,
-        /// Start of the first bar in nanoseconds since 1970.
+        /// How many it needs.
+        count: usize,
+        /// Start of the first bar of the range in nanoseconds since 1970.
         start: UnixNanos,
+        /// How many stored bars may be read for them.
+        limit: u32,
+    },
+    /// There is too much since the time at which the indicator started afresh.
+    #[error(
+        "resolution {resolution} is too short for {indicator}: it needs every bar between {since} and {start}, and at most {limit} stored bars are read for them"
+    )]
+    Anchor {
+        /// The length of the bars.
+        resolution: Resolution,
+        /// The indicator with its parameters.
+        indicator: String,
+        /// When it started afresh, in nanoseconds since 1970.
+        since: UnixNanos,
+        /// Start of the first bar of the range.
+        start: UnixNanos,
+        /// [`MAX_PAST`].
+        limit: u32,
+    },
+    /// There is too much since a running total began.
+    #[error(
+        "from lies too far before the bar at {start}, or is missing: {indicator} adds up every bar from there on, without it from the first stored one, and at most {limit} stored bars are read for that"
+    )]
+    Total {
+        /// The indicator with its parameters.
+        indicator: String,
+        /// Start of the first bar of the range in nanoseconds since 1970.
+        start: UnixNanos,
+        /// [`MAX_PAST`].
+        limit: u32,
     },
 }
 
@@ -55,57 +90,64 @@ impl OverError {
     pub const fn parameter(&self) -> Option<&'static str> {
         match self {
             Self::Read(error) => error.parameter(),
-            Self::History { .. } => Some("resolution"),
+            Self::Count { .. } | Self::Anchor { .. } => Some("resolution"),
+            Self::Total { .. } => Some("from"),
         }
     }
 }
 
-/// Values `indicator`, which has taken no bars, over the bars of `ask`, and over `forming` where it
-/// is the newest of them.
+/// The bars that an indicator is to be valued over.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Which ones.
+    pub ask: Ask,
+    /// Where running totals begin: the `from` of the first of several pages, which is not moved from
+    /// one to the next.
+    pub since: UnixNanos,
+    /// What the stream says last of bars of this length, read before.
+    pub newest: Newest,
+}
+
+/// Values `indicator`, which has taken no bars, over the bars of `question`, and over the forming one
+/// if it is the next of them.
 ///
 /// # Errors
 ///
 /// [`OverError`].
 pub async fn over<S: TickStore>(
     reader: &Reader<S>,
-    ask: &Ask,
-    mut indicator: Indicator,
-    forming: Option<&http::Candle>,
+    question: &Question,
+    indicator: Indicator,
 ) -> Result<Over, OverError> {
+    over_within(reader, question, indicator, MAX_PAST).await
+}
+
+async fn over_within<S: TickStore>(
+    reader: &Reader<S>,
+    question: &Question,
+    mut indicator: Indicator,
+    most: u32,
+) -> Result<Over, OverError> {
+    let mut found = reader.read(&question.ask).await?;
+    let open = open(&mut found, question);
     let Candles {
-        mut bars,
+        bars,
         progress,
         more,
-    } = reader.read(ask).await?;
-    // Behind the last of the first ones there may be others.
-    let newest = ask.last || !more;
-    if let Some(forming) = forming.filter(|forming| newest && is_next(forming, &bars, ask)) {
-        let of_same = |bar: &mut http::Candle| bar.start == forming.start;
-        bars.pop_if(of_same);
-        bars.push(http::Candle {
-            kind: Kind::Form,
-            ..forming.clone()
-        });
-    }
-    let Some(first) = bars.first() else {
-        return Ok(Over {
-            points: Vec::new(),
-            progress,
-            more,
-        });
-    };
-    for bar in history(reader, ask, &indicator, first.start).await? {
-        indicator.next(&Candle::from(&bar));
-    }
-    let open = bars.pop_if(|bar| bar.kind == Kind::Form);
+        ..
+    } = found;
+    let first = bars.first().map(|bar| bar.start);
     let mut points = Vec::with_capacity(bars.len() + 1);
+    if let Some(start) = first.or(open.map(|bar| bar.start)) {
+        past::take(reader, question, &mut indicator, (start, most)).await?;
+    }
     for bar in &bars {
         let values = indicator.next(&Candle::from(bar));
-        points.push(Point::new(bar, &indicator, values));
+        points.push(Point::new((bar.start, bar.kind), &indicator, values));
     }
-    if let Some(bar) = &open {
-        let values = indicator.peek(&Candle::from(bar));
-        points.push(Point::new(bar, &indicator, values));
+    if let Some(bar) = open {
+        let values = indicator.peek(&bar);
+        points.push(Point::new((bar.start, Kind::Form), &indicator, values));
     }
     Ok(Over {
         points,
@@ -114,68 +156,53 @@ pub async fn over<S: TickStore>(
     })
 }
 
-/// Whether a forming bar lies in the range, and is that of the last bar not yet over or a later one.
-fn is_next(forming: &http::Candle, bars: &[http::Candle], ask: &Ask) -> bool {
-    let behind = bars.last().is_none_or(|last| {
-        last.start < forming.start || (last.start == forming.start && last.kind == Kind::Form)
-    });
-    behind && (ask.from..ask.to).contains(&forming.start)
-}
-
-/// What the indicator has to take before the bar that starts at `start`.
-async fn history<S: TickStore>(
-    reader: &Reader<S>,
-    ask: &Ask,
-    indicator: &Indicator,
-    start: UnixNanos,
-) -> Result<Vec<http::Candle>, OverError> {
-    let before = |from: UnixNanos, limit: u32| Ask {
-        from,
-        to: start,
-        limit,
-        last: true,
-        ..ask.clone()
+/// Takes out the bar that is not over yet, or the one that the stream has in its place or behind all
+/// others, so that there are as many as were asked for.
+fn open(found: &mut Candles, question: &Question) -> Option<Candle> {
+    let Question { ask, newest, .. } = question;
+    let stored = found.bars.pop_if(|bar| bar.kind == Kind::Form);
+    // Behind the last of the first ones there are others.
+    let is_newest = ask.last || !found.more;
+    let told = newest
+        .forming(found.progress)
+        .filter(|form| is_newest && (ask.from..ask.to).contains(&form.start));
+    let open = match (stored, told) {
+        // Volumes only grow: the larger one is the later one.
+        (Some(stored), Some(form))
+            if form.start == stored.start && form.volume.get() >= stored.volume.get() =>
+        {
+            Candle::from(form)
+        }
+        (Some(stored), _) => Candle::from(&stored),
+        (None, Some(form)) => {
+            let last = found.bars.last().map(|last| last.start);
+            last.is_none_or(|last| last < form.start)
+                .then(|| Candle::from(form))?
+        }
+        (None, None) => return None,
     };
-    let too_much = || OverError::History {
-        resolution: ask.resolution,
-        indicator: indicator.to_string(),
-        start,
-    };
-    let mut bars = Vec::new();
-    let count = indicator.history();
-    if count > 0 {
-        let limit = u32::try_from(count).map_err(|_| too_much())?;
-        if limit > MAX_BARS {
-            return Err(too_much());
-        }
-        let read = reader
-            .read(&before(UnixNanos::new(i64::MIN), limit))
-            .await?;
-        if read.more && read.bars.len() < count {
-            return Err(too_much());
-        }
-        bars = read.bars;
+    let limit = usize::try_from(ask.limit).unwrap_or(usize::MAX);
+    if found.bars.len() < limit {
+        return Some(open);
     }
-    if let Some(anchor) = indicator.anchor(start).filter(|anchor| *anchor < start)
-        && bars.first().is_none_or(|first| first.start > anchor)
-    {
-        let read = reader.read(&before(anchor, MAX_BARS)).await?;
-        if read.more {
-            return Err(too_much());
-        }
-        if read.bars.len() > bars.len() {
-            bars = read.bars;
-        }
+    found.more = true;
+    if !ask.last {
+        return None;
     }
-    Ok(bars)
+    found.bars.drain(..=found.bars.len() - limit);
+    Some(open)
 }
 
 impl Point {
-    fn new(bar: &http::Candle, indicator: &Indicator, values: Option<super::Values>) -> Self {
+    fn new(
+        (start, kind): (UnixNanos, Kind),
+        indicator: &Indicator,
+        values: Option<super::Values>,
+    ) -> Self {
         let figures = values.map(|values| values.as_slice().to_vec());
         Self {
-            start: bar.start,
-            kind: bar.kind,
+            start,
+            kind,
             figures: figures.unwrap_or_else(|| vec![None; indicator.outputs().len()]),
         }
     }

@@ -157,7 +157,6 @@ fn what_was_before_the_history_does_not_matter() {
     for description in describe() {
         let mut all = parse(description.name, &BTreeMap::new()).unwrap();
         let mut late = all.clone();
-        let totals = ["obv", "adl"].contains(&description.name);
         let shown = bars.len() - 200;
         let from = all
             .anchor(bars[shown].start)
@@ -173,7 +172,7 @@ fn what_was_before_the_history_does_not_matter() {
             let (expected, found) = (expected.unwrap(), found.unwrap());
             for (expected, found) in expected.as_slice().iter().zip(found.as_slice()) {
                 let (mut expected, found) = (expected.unwrap(), found.unwrap());
-                if totals {
+                if all.is_total() {
                     expected -= *offset.get_or_insert(expected - found);
                 }
                 let distance = (expected - found).abs();

@@ -98,6 +98,10 @@ impl Study for Balance {
     fn history(&self) -> usize {
         1
     }
+
+    fn is_total(&self) -> bool {
+        true
+    }
 }
 
 /// Volume, counted from -1 (closed at the low) to 1 (at the high) of it; zero without a range.
@@ -122,6 +126,10 @@ impl Study for Accumulation {
 
     fn warm_up(&self) -> usize {
         0
+    }
+
+    fn is_total(&self) -> bool {
+        true
     }
 }
 
@@ -219,6 +227,10 @@ impl Study for Average {
 
     fn warm_up(&self) -> usize {
         0
+    }
+
+    fn is_total(&self) -> bool {
+        matches!(self.anchor, Anchor::None)
     }
 
     fn anchor(&self, at: UnixNanos) -> Option<UnixNanos> {

@@ -1,4 +1,7 @@
 //! `/v1/bars`: stored ones page by page as they are, others made of shorter ones.
+//!
+//! A stored bar is never replaced by one of the instrument's session of the same length: live goes on
+//! from a page with the topic that brought the stored ones, and what only they say would be lost.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -54,6 +57,9 @@ struct Bars {
     /// The symbol.
     symbol: Symbol,
     /// How long a bar is, as `1s`, `5m`, `4h`, `1d`, `1w`, `1M` or `1y`; a minute where nothing is asked.
+    /// Where bars of this length are stored, they come as they were published, counted in UTC: `1d` is
+    /// then a UTC day, like the topic `bar.<venue>.<symbol>.1d` that goes on from `pos`. All others are
+    /// made of shorter ones by the instrument's session. Its trading days are at `/v1/eod`.
     interval: Option<Resolution>,
     /// From here, inclusive.
     from: Option<At>,

@@ -2,39 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::Path;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use schemars::JsonSchema;
-use schemas::codec::from_msgpack;
-use schemas::http::{Candle, Figures, JSON, Page, Position};
-use schemas::id::{Interval, Kind, Symbol, Venue};
-use schemas::position::StreamSeq;
-use schemas::subject;
-use schemas::tick::{Form, Tick};
+use schemas::http::{Figures, JSON, Page, Position};
+use schemas::id::{Interval, Symbol, Venue};
 use schemas::time::UnixNanos;
-use schemas::topic::Topic;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::timeout;
-use tracing::warn;
 
 use super::Api;
 use super::answer::{Answer, Format, tagged};
 use super::bars::Behind;
 use super::history::PageLimit;
+use super::newest::newest;
 use super::problem::Problem;
 use super::query::{At, More, Order, Wrong};
 use super::resource::{About, Call, Resources};
-use crate::bars::{Ask, Resolution};
-use crate::indicators::over::{Over, OverError, Point, over};
+use crate::bars::{Ask, Newest, Resolution};
+use crate::indicators::over::{Over, OverError, Point, Question, over};
 use crate::indicators::{self, Description, IndicatorError, Limits, Parameter};
 use crate::store::{Progress, TickStore};
-
-/// How long the stream is waited for to tell the forming bar; without it there is what is recorded of it.
-const FORMING_WITHIN: Duration = Duration::from_millis(500);
 
 /// Adds the resources.
 pub(super) fn resources<S: TickStore + Clone + 'static>(to: Resources<S>) -> Resources<S> {
@@ -128,9 +118,13 @@ struct Asked {
     venue: Venue,
     /// The symbol.
     symbol: Symbol,
-    /// How long a bar is, as `1m`, `4h` or `1d`; a minute where nothing is asked.
+    /// How long a bar is, as `1m`, `4h` or `1d`; a minute where nothing is asked. Bars are those of the
+    /// instrument's session, as in `/udf/history`: `1d` is a trading day, as in `/v1/eod`, also where
+    /// `/v1/bars` has UTC days that are stored.
     interval: Option<Resolution>,
-    /// From here, inclusive; what is needed of the bars before is read besides.
+    /// From here, inclusive; what is needed of the bars before is read besides. Running totals, which are
+    /// `obv`, `adl` and `vwap` with `anchor=none`, begin here, on every page; without it, at the first
+    /// stored bar.
     from: Option<At>,
     /// To here, exclusive.
     to: Option<At>,
@@ -155,9 +149,11 @@ async fn value<S: TickStore>(
     let descending = asked.order.is_descending();
     let open = asked.to.is_none();
     let first = asked.cursor.is_none();
+    let since = asked.begin();
     let ask = asked.ask()?;
-    let forming = forming(api, &ask).await;
-    let found = over(&api.bars, &ask, indicator, forming.as_ref()).await?;
+    let newest = newest_of(api, &ask).await?;
+    let question = Question { ask, since, newest };
+    let found = over(&api.bars, &question, indicator).await?;
     let Over {
         mut points,
         progress,
@@ -191,8 +187,13 @@ async fn value<S: TickStore>(
 }
 
 impl Asked {
+    /// The beginning of the range, on whichever page of it.
+    fn begin(&self) -> UnixNanos {
+        self.from.map_or(UnixNanos::new(i64::MIN), |at| at.0)
+    }
+
     fn ask(self) -> Result<Ask, Problem> {
-        let mut from = self.from.map_or(UnixNanos::new(i64::MIN), |at| at.0);
+        let mut from = self.begin();
         let mut to = self.to.map_or(UnixNanos::new(i64::MAX), |at| at.0);
         if from >= to {
             return Err(Problem::parameter("from", "from must lie before to"));
@@ -215,51 +216,12 @@ impl Asked {
     }
 }
 
-/// The forming bar as the stream has it last, where its bars are as long as those that are asked for.
-async fn forming<S: TickStore>(api: &Api<S>, ask: &Ask) -> Option<Candle> {
-    let interval = ask.resolution.interval()?;
-    let calendar = api.bars.calendar(&ask.venue, &ask.symbol).await.ok()?;
-    if !calendar.serves(interval, ask.resolution) {
-        return None;
-    }
-    let (venue, symbol) = (ask.venue.clone(), ask.symbol.clone());
-    let topic = Topic::with_interval(Kind::Form, venue, symbol, interval);
-    let reading = api.latest.read(vec![subject::stored(&topic)]);
-    match timeout(FORMING_WITHIN, reading).await {
-        Ok(Ok(found)) => {
-            let value = found.first()?;
-            let Ok(Tick::Form(form)) = from_msgpack(&value.payload) else {
-                return None;
-            };
-            Some(candle(value.seq, form))
-        }
-        Ok(Err(problem)) => {
-            warn!(%problem, "the stream does not tell the forming bar");
-            None
-        }
-        Err(_) => {
-            warn!("the stream does not tell the forming bar in time");
-            None
-        }
-    }
-}
-
-fn candle(seq: StreamSeq, form: Form) -> Candle {
-    Candle {
-        seq,
-        kind: Kind::Form,
-        venue: form.head.venue,
-        symbol: form.head.symbol,
-        flags: form.head.flags,
-        length: form.interval.to_string(),
-        start: form.start,
-        open: form.open,
-        high: form.high,
-        low: form.low,
-        close: form.close,
-        volume: form.volume,
-        trades: form.trades,
-    }
+/// What the stream says last, where its bars are those that are asked for.
+async fn newest_of<S: TickStore>(api: &Api<S>, ask: &Ask) -> Result<Newest, Problem> {
+    let calendar = api.bars.calendar(&ask.venue, &ask.symbol).await?;
+    let published = ask.resolution.interval();
+    let published = published.filter(|interval| calendar.serves(*interval, ask.resolution));
+    Ok(newest(api, (&ask.venue, &ask.symbol), published).await)
 }
 
 impl From<IndicatorError> for Problem {
@@ -273,7 +235,10 @@ impl From<OverError> for Problem {
     fn from(problem: OverError) -> Self {
         match problem {
             OverError::Read(error) => error.into(),
-            OverError::History { .. } => Self::parameter("interval", problem.to_string()),
+            OverError::Count { .. } | OverError::Anchor { .. } => {
+                Self::parameter("interval", problem.to_string())
+            }
+            OverError::Total { .. } => Self::parameter("from", problem.to_string()),
         }
     }
 }

@@ -93,7 +93,7 @@ impl From<Wrong> for Refusal {
 
 /// The last messages of topics, for what can be answered without them as well; nothing while the broker
 /// is away.
-async fn last<S>(api: &Api<S>, topics: impl Iterator<Item = Topic>) -> Arc<Vec<Found>> {
+pub(super) async fn last<S>(api: &Api<S>, topics: impl Iterator<Item = Topic>) -> Arc<Vec<Found>> {
     let subjects = topics.map(|topic| subject::stored(&topic)).collect();
     match timeout(PATIENCE, api.latest.read(subjects)).await {
         Ok(Ok(found)) => found,

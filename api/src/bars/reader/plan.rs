@@ -51,6 +51,11 @@ impl<'a, S: TickStore> Walk<'a, S> {
         self.progress
     }
 
+    /// How many rows were read to be rolled up.
+    pub(super) const fn parts(&self) -> u32 {
+        self.reader.max_parts.saturating_sub(self.left)
+    }
+
     /// Where to read what, ascending: the longest interval that serves wherever it has bars, what
     /// lies before and behind from shorter ones.
     pub(super) async fn plan(&mut self) -> Result<Vec<Segment>, StoreError> {

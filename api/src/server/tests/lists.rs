@@ -120,6 +120,51 @@ async fn bars_that_are_not_stored_are_made_page_by_page() {
 }
 
 #[tokio::test]
+async fn stored_days_are_as_published_and_all_others_by_the_session() {
+    let world = World::start().await;
+    let hours = [6, 20, 30].map(|hour| 10 * DAY + hour * 60 * MINUTE);
+    let mut rows = vec![inst(1, "A", &json!({ "tz": "Asia/Karachi" }))];
+    for (seq, start) in (2..).zip(hours) {
+        rows.push(bar(seq, "A", Interval::Hour1, start, "2"));
+    }
+    let utc = [10, 11].map(|day| day * DAY);
+    for (seq, start) in (5..).zip(utc) {
+        rows.push(bar(seq, "A", Interval::Day1, start, "2"));
+    }
+    world.store.record(epoch(), &rows).await.unwrap();
+    world.recorded_up_to(6).await;
+    let of = "venue=x&symbol=A&interval";
+    let texts = |starts: &[i64]| starts.iter().map(i64::to_string).collect::<Vec<_>>();
+    let stored = world.get(&format!("/v1/bars?{of}=1d")).await.json();
+    assert_eq!(stored["pos"]["T"]["e"], epoch().to_string());
+    for limit in [1, 10] {
+        let path = format!("/v1/bars?{of}=1d&limit={limit}");
+        assert_eq!(pages(&world, &path, "t0").await.concat(), texts(&utc));
+        assert_eq!(pages(&world, &path, "s").await.concat(), ["5", "6"]);
+    }
+    // Five hours ahead: nineteen o'clock is the next day's midnight.
+    let days = texts(&[10 * DAY, 11 * DAY].map(|day| day - 5 * 60 * MINUTE));
+    let path = format!("/v1/indicators/obv?{of}=1d");
+    assert_eq!(pages(&world, &path, "t0").await.concat(), days);
+    let path = "/v1/eod?venue=x&symbol=A";
+    assert_eq!(pages(&world, path, "t0").await.concat(), days);
+    let path = format!("/v1/bars?{of}=2d");
+    assert_eq!(pages(&world, &path, "t0").await.concat(), days[..1]);
+    // Whoever reads the description knows which is which.
+    let document = world.get("/openapi.json").await.json();
+    for (path, said) in [
+        ("/v1/bars", "`1d` is then a UTC day"),
+        ("/v1/indicators/obv", "`1d` is a trading day"),
+    ] {
+        let parameters = &document["paths"][path]["get"]["parameters"];
+        let mut parameters = parameters.as_array().unwrap().iter();
+        let interval = parameters.find(|one| one["name"] == "interval").unwrap();
+        let text = interval["description"].as_str().unwrap();
+        assert!(text.replace('\n', " ").contains(said), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn days_have_dates_by_the_session_and_the_close_before() {
     let world = World::start().await;
     // Karachi is five hours ahead: nineteen o'clock is the next day's midnight.
@@ -376,4 +421,48 @@ async fn indicators_take_what_they_need_from_before_the_range() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn running_totals_go_on_from_page_to_page() {
+    let world = World::start().await;
+    let rows: Vec<Row> = (0..12_u8)
+        .map(|i| {
+            let start = DAY + i64::from(i) * MINUTE;
+            let close = (3 + i * 5 % 7).to_string();
+            bar(u64::from(i) + 1, "A", Interval::Minute1, start, &close)
+        })
+        .collect();
+    world.store.record(epoch(), &rows).await.unwrap();
+    let from = format!("&from={}", DAY + 3 * MINUTE);
+    for (name, from, count) in [
+        ("obv?", "", 12),
+        ("obv?", &*from, 9),
+        ("adl?", &from, 9),
+        ("vwap?anchor=none&", &from, 9),
+    ] {
+        let path = format!("/v1/indicators/{name}venue=x&symbol=A{from}");
+        let (few, back) = (
+            format!("{path}&limit=5"),
+            format!("{path}&limit=5&order=desc"),
+        );
+        let (whole, ascending, descending) = tokio::join!(
+            pages(&world, &path, "values"),
+            pages(&world, &few, "values"),
+            pages(&world, &back, "values"),
+        );
+        let whole = whole.concat();
+        assert_eq!(whole.len(), count, "{path}");
+        assert_eq!(ascending.concat(), whole, "{path}");
+        let mut descending = descending.concat();
+        descending.reverse();
+        assert_eq!(descending, whole, "{path}");
+    }
+    let first = format!("/v1/indicators/obv?venue=x&symbol=A&from={DAY}&limit=4");
+    let first = pages(&world, &first, "values").await.concat();
+    assert_eq!(
+        first[..4],
+        [0, 10, 0, -10].map(|obv| format!("{{\"obv\":{obv}.0}}")),
+        "closes of 3, 8, 6 and 4"
+    );
 }

@@ -4,25 +4,22 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use schemars::JsonSchema;
-use schemas::codec;
 use schemas::http::Position;
 use schemas::id::{Interval, Kind};
-use schemas::tick::Tick;
 use schemas::time::{Clock as _, SystemClock, UnixNanos};
-use schemas::topic::Topic;
 use serde::Deserialize;
-use tracing::debug;
 
 use super::super::Api;
 use super::super::answer::Format;
+use super::super::newest::newest;
 use super::super::query::Wrong;
 use super::super::resource::{About, Resources};
 use super::instruments::{known, resolution};
 use super::parameters::{Countback, Name, Seconds, Since};
-use super::{Answered, Or, last, respond};
+use super::{Answered, Or, respond};
 use crate::bars::{Ask, Candles};
 use crate::store::TickStore;
-use crate::udf::history::{Answer, MAX_BARS, Newest};
+use crate::udf::history::{Answer, MAX_BARS};
 use crate::udf::refusal::Refusal;
 use crate::udf::ticker::Ticker;
 use crate::udf::times::Times;
@@ -141,7 +138,7 @@ async fn history<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
     let published = resolution.interval();
     let published = published.filter(|interval| calendar.serves(*interval, resolution));
     // Before the database: what had closed by then, the database is asked for.
-    let newest = newest(api, &ticker, published).await;
+    let newest = newest(api, (&ticker.venue, &ticker.symbol), published).await;
     let ask = Ask {
         venue: ticker.venue.clone(),
         symbol: ticker.symbol.clone(),
@@ -192,31 +189,4 @@ async fn is_last<S: TickStore>(api: &Api<S>, ask: Ask) -> Result<bool, Refusal> 
         ..ask
     };
     Ok(api.bars.read(&behind).await?.bars.is_empty())
-}
-
-/// What the stream says last. History does not wait for a broker that is away: it then ends with the
-/// last bar that closed.
-async fn newest<S: TickStore>(
-    api: &Api<S>,
-    ticker: &Ticker,
-    published: Option<Interval>,
-) -> Newest {
-    let Some(interval) = published else {
-        return Newest::default();
-    };
-    let topic = |kind| {
-        let (venue, symbol) = (ticker.venue.clone(), ticker.symbol.clone());
-        Topic::with_interval(kind, venue, symbol, interval)
-    };
-    let found = last(api, [Kind::Bar, Kind::Form].map(topic).into_iter()).await;
-    let mut newest = Newest::default();
-    for value in found.iter() {
-        match codec::from_msgpack(&value.payload) {
-            Ok(Tick::Bar(bar)) => newest.closed = Some((value.seq, bar)),
-            Ok(Tick::Form(form)) => newest.forming = Some(form),
-            Ok(_) => {}
-            Err(problem) => debug!(%problem, "no bar"),
-        }
-    }
-    newest
 }
