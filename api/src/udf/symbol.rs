@@ -26,8 +26,8 @@ pub(crate) struct SymbolInfo {
     class: String,
     session: String,
     session_holidays: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    corrections: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrections: Option<String>,
     timezone: String,
     exchange: String,
     listed_exchange: String,
@@ -122,7 +122,7 @@ pub(crate) fn describe(
         class: class(inst).to_owned(),
         session: hours.session,
         session_holidays: hours.holidays.join(","),
-        corrections: hours.corrections.join(";"),
+        corrections: (!hours.corrections.is_empty()).then(|| hours.corrections.join(";")),
         timezone: time_zone(hours.zone),
         exchange: venue.clone(),
         listed_exchange: venue.clone(),
