@@ -14,6 +14,8 @@ pub struct Newest {
     pub closed: Option<(StreamSeq, Bar)>,
     /// The last value of the forming bar.
     pub forming: Option<Form>,
+    /// The stream was asked, if it has anything to tell, and answered.
+    pub is_told: bool,
 }
 
 impl Newest {
@@ -60,6 +62,7 @@ mod tests {
         Newest {
             closed,
             forming: forming.map(tick),
+            is_told: true,
         }
     }
 

@@ -18,12 +18,17 @@ pub(super) async fn newest<S: TickStore>(
     (venue, symbol): (&Venue, &Symbol),
     published: Option<Interval>,
 ) -> Newest {
+    let mut newest = Newest {
+        is_told: true,
+        ..Newest::default()
+    };
     let Some(interval) = published else {
-        return Newest::default();
+        return newest;
     };
     let topic = |kind| Topic::with_interval(kind, venue.clone(), symbol.clone(), interval);
-    let found = last(api, [Kind::Bar, Kind::Form].map(topic).into_iter()).await;
-    let mut newest = Newest::default();
+    let Some(found) = last(api, [Kind::Bar, Kind::Form].map(topic).into_iter()).await else {
+        return Newest::default();
+    };
     for value in found.iter() {
         match from_msgpack(&value.payload) {
             Ok(Tick::Bar(bar)) => newest.closed = Some((value.seq, bar)),

@@ -91,19 +91,22 @@ impl From<Wrong> for Refusal {
     }
 }
 
-/// The last messages of topics, for what can be answered without them as well; nothing while the broker
+/// The last messages of topics, for what can be answered without them as well; `None` while the broker
 /// is away.
-pub(super) async fn last<S>(api: &Api<S>, topics: impl Iterator<Item = Topic>) -> Arc<Vec<Found>> {
+pub(super) async fn last<S>(
+    api: &Api<S>,
+    topics: impl Iterator<Item = Topic>,
+) -> Option<Arc<Vec<Found>>> {
     let subjects = topics.map(|topic| subject::stored(&topic)).collect();
     match timeout(PATIENCE, api.latest.read(subjects)).await {
-        Ok(Ok(found)) => found,
+        Ok(Ok(found)) => Some(found),
         Ok(Err(problem)) => {
             debug!(%problem, "no last values");
-            Arc::default()
+            None
         }
         Err(_) => {
             debug!("no last values in time");
-            Arc::default()
+            None
         }
     }
 }

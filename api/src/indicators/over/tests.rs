@@ -298,6 +298,7 @@ fn newest(minute: i64, close: &str, closed: u64) -> Newest {
     Newest {
         closed: Some(closed),
         forming: Some(Form::from(forming)),
+        is_told: true,
     }
 }
 

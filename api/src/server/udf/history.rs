@@ -148,7 +148,13 @@ async fn history<S: TickStore>(api: &Api<S>, asked: Asked) -> Answered {
         limit,
         last: true,
     };
-    let Candles { bars, progress, .. } = api.bars.read(&ask).await?;
+    let Candles {
+        mut bars, progress, ..
+    } = api.bars.read(&ask).await?;
+    if !newest.is_told {
+        // What was told of it before may have been more than is recorded.
+        bars.pop_if(|bar| bar.kind == Kind::Form);
+    }
     let open = bars.last().filter(|bar| bar.kind == Kind::Form);
     let mut answer = Answer {
         bars: bars.iter().map(Into::into).collect(),

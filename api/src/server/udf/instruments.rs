@@ -318,7 +318,8 @@ async fn seen<S: TickStore>(api: &Api<S>, ticker: &Ticker) -> Option<Price> {
     let topic = |kind| Topic::new(kind, ticker.venue.clone(), ticker.symbol.clone());
     let topics = [Kind::Quote, Kind::Stat, Kind::Trade].map(topic);
     let mut known = Last::default();
-    for value in last(api, topics.into_iter()).await.iter() {
+    let found = last(api, topics.into_iter()).await.unwrap_or_default();
+    for value in found.iter() {
         match codec::from_msgpack(&value.payload) {
             Ok(tick) => known.take(tick),
             Err(problem) => error!(%problem, seq = value.seq.get(), "a last value is damaged"),
