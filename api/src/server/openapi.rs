@@ -80,6 +80,7 @@ impl Description {
                 "414": refused("the query is too long"),
                 "404": refused("there is no such thing"),
                 "406": refused("no form that is accepted is offered"),
+                "431": { "description": "the head of the request, its address included, is too large; without a body" },
                 "500": refused("a fault of the server"),
                 "503": refused("something that is needed does not answer now"),
             },
