@@ -13,6 +13,8 @@ use schemas::http::{Item, Page};
 use schemas::subject;
 use schemas::topic::Topic;
 use serde::Deserialize;
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::Api;
 use super::answer::{Answer, Format};
@@ -23,6 +25,8 @@ use crate::store::TickStore;
 
 /// How old an answer may be.
 const AGE: Duration = Duration::from_millis(100);
+/// How long an answer waits for last values that it can do without.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The most topics of one request.
 const MAX_TOPICS: usize = 1_024;
 /// Answers that are kept.
@@ -60,6 +64,26 @@ impl Latest {
         let (client, stream, asked) = (&self.client, &self.stream, subjects.clone());
         let ask = async move { multi_last(client, stream, &asked).await.map(Arc::new) };
         self.cache.try_get_with(subjects, ask).await
+    }
+
+    /// The last values of topics, for what can be answered without them as well; `None` while the broker
+    /// is away.
+    pub(super) async fn soon(
+        &self,
+        topics: impl Iterator<Item = Topic>,
+    ) -> Option<Arc<Vec<Found>>> {
+        let subjects = topics.map(|topic| subject::stored(&topic)).collect();
+        match timeout(PATIENCE, self.read(subjects)).await {
+            Ok(Ok(found)) => Some(found),
+            Ok(Err(problem)) => {
+                debug!(%problem, "no last values");
+                None
+            }
+            Err(_) => {
+                debug!("no last values in time");
+                None
+            }
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use schemas::topic::Topic;
 use tracing::debug;
 
 use super::Api;
-use super::udf::last;
 use crate::bars::Newest;
 use crate::store::TickStore;
 
-/// What the stream says last of bars of this length; nothing where they are not published. History does
-/// not wait for a broker that is away: it then ends with the last bar that closed.
+/// What the stream says last of bars of this length; nothing where they are not published. Nobody waits
+/// for a broker that is away: charts then end with the last bar that closed, indicators with what is
+/// recorded.
 pub(super) async fn newest<S: TickStore>(
     api: &Api<S>,
     (venue, symbol): (&Venue, &Symbol),
@@ -26,7 +26,8 @@ pub(super) async fn newest<S: TickStore>(
         return newest;
     };
     let topic = |kind| Topic::with_interval(kind, venue.clone(), symbol.clone(), interval);
-    let Some(found) = last(api, [Kind::Bar, Kind::Form].map(topic).into_iter()).await else {
+    let topics = [Kind::Bar, Kind::Form].map(topic).into_iter();
+    let Some(found) = api.latest.soon(topics).await else {
         return Newest::default();
     };
     for value in found.iter() {

@@ -267,17 +267,15 @@ fn change(before: Price, now: Price) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use schemas::tick::Head;
-    use schemas::time::UnixNanos;
+    use serde_json::json;
 
     use super::*;
 
     #[test]
     fn a_days_figures_are_its_own() {
-        let symbol = Symbol::new("A").unwrap();
         let price = |text: &str| text.parse::<Price>().unwrap();
         let friday = Summary {
-            symbol: symbol.clone(),
+            symbol: Symbol::new("A").unwrap(),
             date: "2026-11-20".to_owned(),
             ldcp: Some(price("9")),
             open: price("10"),
@@ -287,19 +285,9 @@ mod tests {
             change: Some("2".parse().unwrap()),
             volume: "100".parse().unwrap(),
         };
-        let stat = |open: Option<&str>, last: Option<&str>| Stat {
-            head: Head::new(Venue::new("x").unwrap(), symbol.clone(), UnixNanos::new(1)),
-            open: open.map(price),
-            high: None,
-            low: None,
-            last: last.map(price),
-            previous_close: Some(price("11")),
-            volume: None,
-            turnover: None,
-            vwap: None,
-            open_interest: None,
-            change: None,
-            change_percent: None,
+        let stat = |open: Option<&str>, last: Option<&str>| -> Stat {
+            let stat = json!({ "v": "x", "y": "A", "tr": "1", "pc": "11", "o": open, "c": last });
+            serde_json::from_value(stat).unwrap()
         };
         let so_far = |date: &str, stat: &Stat| so_far(friday.clone(), date.to_owned(), stat);
         let traded = stat(Some("13"), Some("12.5"));

@@ -92,12 +92,10 @@ async fn instruments<S: TickStore>(
         None => None,
         Some(text) => {
             let (venue, symbol) = text.split_once(' ').ok_or_else(foreign)?;
-            let is_known = Venue::new(venue).is_ok() && Symbol::new(symbol).is_ok();
-            Some(
-                Some((venue, symbol))
-                    .filter(|_| is_known)
-                    .ok_or_else(foreign)?,
-            )
+            if Venue::new(venue).is_err() || Symbol::new(symbol).is_err() {
+                return Err(foreign());
+            }
+            Some((venue, symbol))
         }
     };
     let store = &api.config.store;

@@ -7,19 +7,14 @@ mod parameters;
 mod quotes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
-use bus::get::Found;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use schemas::http::JSON;
-use schemas::subject;
 use schemas::time::{Clock as _, SystemClock};
-use schemas::topic::Topic;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
-use tracing::{debug, error};
+use tracing::error;
 
 use super::Api;
 use super::answer::{Format, tagged};
@@ -27,9 +22,6 @@ use super::query::Wrong;
 use super::resource::{About, Resources};
 use crate::store::TickStore;
 use crate::udf::refusal::Refusal;
-
-/// How long an answer waits for last values that it can do without.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a resource answers, or why not.
 type Answered = Result<Vec<u8>, Refusal>;
@@ -88,26 +80,6 @@ impl<A: JsonSchema> JsonSchema for Or<A> {
 impl From<Wrong> for Refusal {
     fn from(wrong: Wrong) -> Self {
         Self::Parameter(wrong.detail)
-    }
-}
-
-/// The last messages of topics, for what can be answered without them as well; `None` while the broker
-/// is away.
-pub(super) async fn last<S>(
-    api: &Api<S>,
-    topics: impl Iterator<Item = Topic>,
-) -> Option<Arc<Vec<Found>>> {
-    let subjects = topics.map(|topic| subject::stored(&topic)).collect();
-    match timeout(PATIENCE, api.latest.read(subjects)).await {
-        Ok(Ok(found)) => Some(found),
-        Ok(Err(problem)) => {
-            debug!(%problem, "no last values");
-            None
-        }
-        Err(_) => {
-            debug!("no last values in time");
-            None
-        }
     }
 }
 

@@ -71,12 +71,12 @@ impl Asked {
     fn range(&self) -> Result<(Option<UnixNanos>, UnixNanos), Refusal> {
         let to = self.to.0;
         match (self.from, self.countback.get()) {
-            (Some(Since(from)), _) if from > to => {
+            (Some(Seconds(from)), _) if from > to => {
                 let sentence = "from lies behind to: from must not be the later one";
                 Err(Refusal::Parameter(sentence.to_owned()))
             }
             (_, Some(_)) => Ok((None, to)),
-            (Some(Since(from)), None) => Ok((Some(from), to)),
+            (Some(Seconds(from)), None) => Ok((Some(from), to)),
             (None, None) => Err(Refusal::Parameter("from is missing".to_owned())),
         }
     }

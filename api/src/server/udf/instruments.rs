@@ -20,7 +20,7 @@ use super::super::directory::{self, Wanted};
 use super::super::query::{Limit, Wrong};
 use super::super::resource::{About, Resources};
 use super::parameters::Name;
-use super::{Answered, Nothing, Or, last, respond, written};
+use super::{Answered, Nothing, Or, respond, written};
 use crate::bars::Resolution;
 use crate::store::{Found, TickStore};
 use crate::udf::quotes::Last;
@@ -318,7 +318,11 @@ async fn seen<S: TickStore>(api: &Api<S>, ticker: &Ticker) -> Option<Price> {
     let topic = |kind| Topic::new(kind, ticker.venue.clone(), ticker.symbol.clone());
     let topics = [Kind::Quote, Kind::Stat, Kind::Trade].map(topic);
     let mut known = Last::default();
-    let found = last(api, topics.into_iter()).await.unwrap_or_default();
+    let found = api
+        .latest
+        .soon(topics.into_iter())
+        .await
+        .unwrap_or_default();
     for value in found.iter() {
         match codec::from_msgpack(&value.payload) {
             Ok(tick) => known.take(tick),

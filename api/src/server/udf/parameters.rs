@@ -17,58 +17,30 @@ const MAX_COUNTBACK: u32 = 1_000_000;
 /// The longest name, in characters: a venue, a colon and a symbol fit.
 const MAX_NAME: usize = 96;
 
-/// A point in time: whole seconds since 1970; the last or the first that we have, if it lies beyond.
+/// A point in time: whole seconds since 1970 up to `LAST`; the last or the first that we have, if it
+/// lies beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seconds(pub(super) UnixNanos);
+pub(super) struct Seconds<const LAST: i64 = LAST_SECOND>(pub(super) UnixNanos);
 
-/// Where a range begins: whole seconds since 1970, and not beyond our last one. Whoever asks for that
-/// has sent milliseconds, and would else be told that there are no bars.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Since(pub(super) UnixNanos);
+/// Where a range begins: not beyond our last second. Whoever asks for that has sent milliseconds, and
+/// would else be told that there are no bars.
+pub(super) type Since = Seconds<OUR_LAST_SECOND>;
 
-/// Reads whole seconds up to `last`.
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D, last: i64) -> Result<UnixNanos, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let seconds = text.parse::<i64>().ok();
-    let seconds = seconds.filter(|at| (-LAST_SECOND..=last).contains(at));
-    let nanos = seconds.map(|at| UnixNanos::new(at.saturating_mul(SECOND)));
-    nanos.ok_or_else(|| {
-        D::Error::custom(format!(
-            "must be whole seconds since 1970, from -{LAST_SECOND} to {last}"
-        ))
-    })
-}
-
-impl<'de> Deserialize<'de> for Seconds {
+impl<'de, const LAST: i64> Deserialize<'de> for Seconds<LAST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        seconds(deserializer, LAST_SECOND).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Since {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        seconds(deserializer, OUR_LAST_SECOND).map(Self)
-    }
-}
-
-impl JsonSchema for Since {
-    fn schema_name() -> Cow<'static, str> {
-        "Since".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "Whole seconds since 1970",
-            "type": "integer", "minimum": -LAST_SECOND, "maximum": OUR_LAST_SECOND,
+        let text = String::deserialize(deserializer)?;
+        let seconds = text.parse::<i64>().ok();
+        let seconds = seconds.filter(|at| (-LAST_SECOND..=LAST).contains(at));
+        let nanos = seconds.map(|at| Self(UnixNanos::new(at.saturating_mul(SECOND))));
+        nanos.ok_or_else(|| {
+            D::Error::custom(format!(
+                "must be whole seconds since 1970, from -{LAST_SECOND} to {LAST}"
+            ))
         })
     }
 }
 
-impl JsonSchema for Seconds {
+impl<const LAST: i64> JsonSchema for Seconds<LAST> {
     fn schema_name() -> Cow<'static, str> {
         "Seconds".into()
     }
@@ -80,7 +52,7 @@ impl JsonSchema for Seconds {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "Whole seconds since 1970",
-            "type": "integer", "minimum": -LAST_SECOND, "maximum": LAST_SECOND,
+            "type": "integer", "minimum": -LAST_SECOND, "maximum": LAST,
         })
     }
 }
@@ -189,7 +161,7 @@ mod tests {
         let some = asked("from=9223372036&to=8640000000000").unwrap();
         assert_eq!(
             some.from,
-            Option::Some(Since(UnixNanos::new(9_223_372_036 * SECOND)))
+            Option::Some(Seconds(UnixNanos::new(9_223_372_036 * SECOND)))
         );
         assert_eq!(some.to.0, UnixNanos::new(i64::MAX));
         for none in ["to=9999999999", "to=1&countback=", "to=1&countback=0"] {
