@@ -258,6 +258,7 @@ mod tests {
         unsent_bytes: 1,
         unsent_age: Duration::ZERO,
         resume_messages: 1,
+        crowd: 1,
     };
 
     #[test]

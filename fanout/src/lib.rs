@@ -416,6 +416,10 @@ fn offer(config: &Config) -> Result<Offer, ChannelsError> {
     Ok(Offer { channels, limits })
 }
 
+/// So many topics cost the broker more one by one than the stream does that they are in, as soon as a few
+/// clients come back together.
+const CROWD: usize = 16;
+
 fn limits(args: &Args) -> Limits {
     Limits {
         topics: args.max_topics.get(),
@@ -424,6 +428,7 @@ fn limits(args: &Args) -> Limits {
         unsent_bytes: args.max_unsent_bytes.get(),
         unsent_age: Duration::from_secs(args.max_unsent_secs.get().into()),
         resume_messages: args.resume_messages.get(),
+        crowd: CROWD,
     }
 }
 

@@ -1,24 +1,32 @@
-//! What is older than the ring, read from the broker: pages of one topic, shared by whoever needs
-//! them, bounded in number, bytes and requests.
+//! What is older than the ring, read from the broker: pages of one topic, or of a whole stream, shared by
+//! whoever needs them, bounded in number, bytes and requests.
+//!
+//! The broker looks for a topic's messages one after the other, and nothing can be published while it
+//! looks. So whoever lacks many topics reads the stream as it is, in pages that everybody else reads too.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
 use bus::api::ApiError;
-use bus::get::{Following, following};
+use bus::get::{Following, Found, following};
+use bytes::Bytes;
 use moka::future::Cache;
+use rustc_hash::FxHashMap;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
-use crate::store::{Message, TopicId, TopicInfo};
+use crate::store::{Message, StreamNo, TopicId, TopicInfo};
 
-/// Messages per request.
-const LIMIT: usize = 256;
-/// Requests of this replica that may be under way at once.
-const REQUESTS: usize = 64;
+/// Messages, and bytes, of one topic per request.
+const OF_TOPIC: (usize, u64) = (256, 262_144);
+/// The same, of all topics of a stream.
+const OF_STREAM: (usize, u64) = (1_024, 1_048_576);
+/// Requests of this replica that may be under way at once: the broker answers them one by one, and
+/// nothing else of this replica meanwhile.
+const REQUESTS: usize = 16;
 /// Bytes of pages that are kept for others who come back.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a page is kept: clients that lost the same replica come back together.
@@ -26,66 +34,91 @@ const CACHE_AGE: Duration = Duration::from_secs(5);
 /// What a page costs beyond its payloads, per message.
 const OVERHEAD: usize = 128;
 
-/// A part of a topic's history, without a hole.
+/// A part of the history of a topic, or of all topics of a stream, without a hole.
 #[derive(Debug)]
 pub(crate) struct Page {
+    /// The position behind which it begins.
+    pub(crate) after: StreamSeq,
     /// Retention has removed whatever there was up to here.
     pub(crate) trimmed: Option<StreamSeq>,
-    /// In order.
-    messages: Vec<Arc<Message>>,
-    /// The topic has nothing up to here that is neither trimmed nor in this page.
+    /// By subject, in order.
+    messages: FxHashMap<String, Vec<Old>>,
+    /// There is nothing up to here that is neither trimmed nor in this page.
     pub(crate) end: StreamSeq,
 }
 
+#[derive(Debug)]
+struct Old {
+    seq: StreamSeq,
+    prev: StreamSeq,
+    time: UnixNanos,
+    payload: Bytes,
+}
+
 impl Page {
-    /// Makes a page of what was found; `is_full` if there was more than was asked for.
+    /// Makes a page of what was found, in order; `is_full` if there was more than was asked for.
     ///
     /// A full page ends at the roundest number within it, so that clients who came back to
     /// different positions ask for the same pages from then on.
     pub(crate) fn new(
-        topic: &Arc<TopicInfo>,
         after: StreamSeq,
         trimmed: Option<StreamSeq>,
-        found: impl IntoIterator<Item = (StreamSeq, UnixNanos, bytes::Bytes)>,
+        mut found: Vec<Found>,
         is_full: bool,
     ) -> Self {
-        let mut prev = after.max(trimmed.unwrap_or_default());
-        let mut messages = Vec::new();
-        for (seq, time, payload) in found {
-            if seq <= prev {
-                continue;
-            }
-            messages.push(Arc::new(Message {
-                topic: Arc::clone(topic),
-                seq,
-                prev,
-                time,
-                payload,
-            }));
-            prev = seq;
+        let begin = after.max(trimmed.unwrap_or_default());
+        found.retain(|found| found.seq > begin);
+        let mut end = found.last().map_or(begin, |last| last.seq);
+        if let Some(first) = found.first().filter(|first| is_full && first.seq < end) {
+            end = roundest(first.seq, end);
         }
-        let ends = messages.first().zip(messages.last());
-        let mut end = prev;
-        if let Some((first, last)) = ends.filter(|(first, last)| is_full && first.seq < last.seq) {
-            end = roundest(first.seq, last.seq);
+        let mut messages: FxHashMap<String, Vec<Old>> = FxHashMap::default();
+        for found in found.into_iter().take_while(|found| found.seq <= end) {
+            let of_subject = messages.entry(found.subject).or_default();
+            of_subject.push(Old {
+                seq: found.seq,
+                prev: of_subject.last().map_or(begin, |before| before.seq),
+                time: found.time,
+                payload: found.payload,
+            });
         }
-        messages.retain(|message| message.seq <= end);
         Self {
+            after,
             trimmed,
             messages,
             end,
         }
     }
 
-    /// The first message behind a position.
-    pub(crate) fn next(&self, pos: StreamSeq) -> Option<&Arc<Message>> {
-        let at = self.messages.partition_point(|message| message.seq <= pos);
-        self.messages.get(at)
+    /// The first message of a topic behind a position.
+    pub(crate) fn next(&self, topic: &Arc<TopicInfo>, pos: StreamSeq) -> Option<Message> {
+        let of_topic = self.messages.get(&*topic.subject)?;
+        let at = of_topic.partition_point(|old| old.seq <= pos);
+        let old = of_topic.get(at)?;
+        Some(Message {
+            topic: Arc::clone(topic),
+            seq: old.seq,
+            prev: old.prev,
+            time: old.time,
+            payload: old.payload.clone(),
+        })
+    }
+
+    /// Whether it has anything to say of a topic to whoever has everything up to a position.
+    pub(crate) fn concerns(&self, topic: &TopicInfo, pos: StreamSeq) -> bool {
+        let last = self
+            .messages
+            .get(&*topic.subject)
+            .and_then(|old| old.last());
+        self.trimmed.is_some_and(|trimmed| pos < trimmed) || last.is_some_and(|old| pos < old.seq)
     }
 
     fn cost(&self) -> usize {
-        let payloads = self.messages.iter().map(|message| message.payload.len());
-        payloads.sum::<usize>() + (self.messages.len() + 1) * OVERHEAD
+        let of_topic = |(subject, old): (&String, &Vec<Old>)| {
+            let payloads = old.iter().map(|old| old.payload.len());
+            subject.len() + payloads.sum::<usize>() + (old.len() + 1) * OVERHEAD
+        };
+        self.messages.iter().map(of_topic).sum::<usize>() + OVERHEAD
     }
 }
 
@@ -110,8 +143,27 @@ pub(crate) enum RepairError {
     Ending,
 }
 
+/// What a page is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope {
+    /// A topic.
+    Topic(TopicId),
+    /// All topics of a stream.
+    Stream(StreamNo),
+}
+
+impl Scope {
+    /// The stream that is read.
+    pub(crate) fn stream(self) -> StreamNo {
+        match self {
+            Self::Topic(topic) => topic.stream(),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
 /// Which page.
-type Key = (Epoch, TopicId, StreamSeq);
+type Key = (Epoch, Scope, StreamSeq);
 
 /// Reads pages.
 pub(crate) struct Repairs {
@@ -156,22 +208,57 @@ impl Repairs {
     /// # Errors
     ///
     /// [`RepairError`]; the same may succeed later.
-    pub(crate) async fn page(
+    pub(crate) async fn of_topic(
         &self,
         epoch: Epoch,
-        topic: &Arc<TopicInfo>,
+        topic: &TopicInfo,
         after: StreamSeq,
     ) -> Result<Arc<Page>, RepairError> {
+        let key = (epoch, Scope::Topic(topic.id), after);
+        self.page(key, &topic.subject, OF_TOPIC).await
+    }
+
+    /// Reads what follows a position of a stream that is known to have something there: the page begins
+    /// there or before.
+    ///
+    /// # Errors
+    ///
+    /// [`RepairError`]; the same may succeed later.
+    pub(crate) async fn of_stream(
+        &self,
+        epoch: Epoch,
+        stream: StreamNo,
+        after: StreamSeq,
+    ) -> Result<Arc<Page>, RepairError> {
+        let whole = |after| self.page((epoch, Scope::Stream(stream), after), ">", OF_STREAM);
+        let (size, _) = OF_STREAM;
+        let size = u64::try_from(size).unwrap_or(u64::MAX);
+        let page = whole(StreamSeq::new(after.get() / size * size)).await?;
+        if page.end > after {
+            return Ok(page);
+        }
+        // There was no more then, or no more room in it.
+        whole(after).await
+    }
+
+    async fn page(
+        &self,
+        key: Key,
+        subject: &str,
+        most: (usize, u64),
+    ) -> Result<Arc<Page>, RepairError> {
+        let (.., after) = key;
         let page = self
             .pages
-            .try_get_with((epoch, topic.id, after), self.read(topic, after));
+            .try_get_with(key, self.read(subject, after, most));
         page.await.map_err(|error| (*error).clone())
     }
 
     async fn read(
         &self,
-        topic: &Arc<TopicInfo>,
+        subject: &str,
         after: StreamSeq,
+        most: (usize, u64),
     ) -> Result<Arc<Page>, RepairError> {
         let _permit = self
             .requests
@@ -179,14 +266,12 @@ impl Repairs {
             .await
             .map_err(|_| RepairError::Ending)?;
         self.metrics.repair_requests.inc();
-        let answer = following(&self.client, &self.stream, &topic.subject, after, LIMIT).await;
+        let answer = following(&self.client, &self.stream, subject, after, most).await;
         let Following { trimmed, found } =
             answer.map_err(|error| RepairError::Broker(Arc::new(error)))?;
-        let is_full = found.len() >= LIMIT;
-        let found = found
-            .into_iter()
-            .map(|found| (found.seq, found.time, found.payload));
-        let page = Page::new(topic, after, trimmed, found, is_full);
+        let (limit, _) = most;
+        let is_full = found.len() >= limit;
+        let page = Page::new(after, trimmed, found, is_full);
         if page.end == after {
             return Err(RepairError::Lagging);
         }

@@ -46,6 +46,8 @@ pub(crate) struct Limits {
     pub(crate) unsent_age: Duration,
     /// Messages that one connection may have replayed at once.
     pub(crate) resume_messages: usize,
+    /// So many topics that wait for the broker at once, near each other, read the stream together.
+    pub(crate) crowd: usize,
 }
 
 /// The longest time without a heartbeat.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::Connection;
-use crate::repair::Page;
+use crate::repair::{Page, Scope};
 use crate::session::Ask;
 use crate::shard::Shard;
 
@@ -48,17 +48,24 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
 /// Asks until there is an answer, or nobody waits for one; whoever cannot be helped here is sent to
 /// another replica.
 async fn answer(shard: &Shard, connection: &Connection, ask: Ask) -> Option<(Ask, Arc<Page>)> {
-    let stream = ask.topic.stream().index();
+    let stream = ask.of.stream().index();
     let repairs = shard.shared.repairs.get(stream)?;
     let mut pause = FIRST_PAUSE;
     while connection.session.borrow().awaits(&ask) {
-        let (topic, stale) = {
+        let (epoch, topic, stale) = {
             let known = shard.shared.stores.get(stream)?.read();
-            let topic = known.epoch.zip(known.info(ask.topic).cloned());
-            (topic, known.stale)
+            let topic = match ask.of {
+                Scope::Topic(topic) => Some(Arc::clone(known.info(topic)?)),
+                Scope::Stream(_) => None,
+            };
+            (known.epoch, topic, known.stale)
         };
-        if let Some((epoch, topic)) = topic {
-            match repairs.page(epoch, &topic, ask.after).await {
+        if let Some(epoch) = epoch {
+            let page = match topic {
+                Some(topic) => repairs.of_topic(epoch, &topic, ask.after).await,
+                None => repairs.of_stream(epoch, ask.of.stream(), ask.after).await,
+            };
+            match page {
                 Ok(page) => return Some((ask, page)),
                 Err(error) => {
                     debug!(%error, "older messages cannot be read");

@@ -12,27 +12,24 @@ use super::fill::Sink;
 use super::said;
 use super::subscriber::Subscriber;
 use super::track::{Covers, Phase, Track};
-use crate::repair::Page;
-use crate::store::{Known, Message, Next, TopicId};
+use crate::repair::{Page, Scope};
+use crate::store::{Known, Message, Next, TopicId, TopicInfo};
 
-/// Pages that one connection may hold or have asked for: more are asked for as they are written.
+/// Pages of topics that one connection may hold or have asked for: more are asked for as they are
+/// written. Of the stream as a whole it is one more.
 const MAX_PAGES: usize = 8;
+/// Positions within so many messages are near each other.
+const NEAR: u64 = 8_192;
 
 /// How far the reading of older messages is.
 #[derive(Debug)]
 pub(super) struct Repair {
+    topic: Arc<TopicInfo>,
     /// The client's position then: the topic has nothing between it and where the page begins.
     since: StreamSeq,
     state: State,
     /// The topic left the queue, and is put back when there is an answer.
     parked: bool,
-}
-
-impl Repair {
-    /// Whether it takes, or will take, a page of memory.
-    const fn counts(&self) -> bool {
-        !matches!(self.state, State::Wanted(_))
-    }
 }
 
 #[derive(Debug)]
@@ -43,21 +40,45 @@ enum State {
     Asked(u64),
     /// It is here.
     Here(Arc<Page>),
+    /// It is here, in a page of all topics of the stream.
+    Among(Arc<Page>),
 }
 
-/// What a session wants to read of a topic.
+/// How far the reading of all topics together is.
+#[derive(Debug, Default)]
+pub(super) enum Together {
+    /// Nothing is read.
+    #[default]
+    Idle,
+    /// A page was asked for.
+    Asked { ticket: u64, after: StreamSeq },
+    /// So many topics have not written yet what they have in it.
+    Here { after: StreamSeq, topics: usize },
+}
+
+impl Together {
+    /// Whether there will be a page that goes on behind this position, or beyond it.
+    fn is_before(&self, pos: StreamSeq) -> bool {
+        match self {
+            Self::Idle => false,
+            Self::Asked { after, .. } | Self::Here { after, .. } => *after <= pos,
+        }
+    }
+}
+
+/// What a session wants to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
-    /// Tells this request from others about the same topic.
+    /// Tells this request from others about the same.
     ticket: u64,
-    pub(crate) topic: TopicId,
-    /// The position behind which it must begin.
+    pub(crate) of: Scope,
+    /// The position behind which it must begin, or before which if it is of a whole stream.
     pub(crate) after: StreamSeq,
 }
 
 /// What comes next of a topic that is older than the ring.
 enum Older {
-    Message(Arc<Message>),
+    Message(Message),
     /// Retention has removed everything up to here.
     Trimmed(StreamSeq),
     /// It must be asked for.
@@ -67,87 +88,160 @@ enum Older {
 }
 
 impl Session {
-    /// Whether older messages must be asked for.
+    /// Whether older messages may have to be asked for.
     pub(crate) fn wants(&self) -> bool {
+        let has_room = self.has_room();
+        self.tracks.iter().any(|track| track.wants(has_room))
+    }
+
+    fn has_room(&self) -> bool {
         let pages: usize = self.tracks.iter().map(|track| track.pages).sum();
-        pages < MAX_PAGES && self.tracks.iter().any(Track::wants)
+        pages < MAX_PAGES
     }
 
     /// The next thing to ask for; [`Session::answered`] takes the answer.
     pub(crate) fn ask(&mut self) -> Option<Ask> {
-        if !self.wants() {
-            return None;
-        }
+        let (has_room, crowd) = (self.has_room(), self.who.limits.crowd);
         let (later, first) = self.tracks.split_at_mut_checked(self.turn)?;
-        first.iter_mut().chain(later).find_map(Track::ask)
+        let mut tracks = first.iter_mut().chain(later);
+        tracks.find_map(|track| track.ask(has_room, crowd))
     }
 
     /// Whether the answer is still waited for.
     pub(crate) fn awaits(&self, ask: &Ask) -> bool {
-        let track = self.tracks.get(ask.topic.stream().index());
+        let track = self.tracks.get(ask.of.stream().index());
         track.is_some_and(|track| track.awaits(ask))
     }
 
     /// Takes what was read; an answer that nobody waits for any more is dropped.
     pub(crate) fn answered(&mut self, ask: &Ask, page: Arc<Page>) {
-        if let Some(track) = self.tracks.get_mut(ask.topic.stream().index()) {
-            track.answered(ask, page);
+        if let Some(track) = self.tracks.get_mut(ask.of.stream().index())
+            && track.awaits(ask)
+        {
+            match ask.of {
+                Scope::Topic(topic) => track.answered(topic, page),
+                Scope::Stream(_) => track.share(&page),
+            }
         }
     }
 }
 
 impl Track {
-    fn wants(&self) -> bool {
-        self.pages < self.repairs.len()
+    fn wants(&self, has_room: bool) -> bool {
+        let (is_idle, among) = match self.together {
+            Together::Idle => (true, 0),
+            Together::Asked { .. } => (false, 0),
+            Together::Here { topics, .. } => (false, topics),
+        };
+        (has_room || is_idle) && self.pages + among < self.repairs.len()
     }
 
-    fn ask(&mut self) -> Option<Ask> {
-        if !self.wants() {
+    fn ask(&mut self, has_room: bool, crowd: usize) -> Option<Ask> {
+        if !self.wants(has_room) {
             return None;
         }
+        let wanted = || {
+            let repairs = self.repairs.iter();
+            repairs.filter_map(|(topic, repair)| match repair.state {
+                State::Wanted(after) => Some((after, *topic)),
+                State::Asked(_) | State::Here(_) | State::Among(_) => None,
+            })
+        };
+        let (after, topic) = wanted().min()?;
+        if self.together.is_before(after) {
+            return None;
+        }
+        let near = after.get().saturating_add(NEAR);
+        let is_near = |(after, _): &(StreamSeq, TopicId)| after.get() <= near;
+        let is_crowd = wanted()
+            .filter(is_near)
+            .nth(crowd.saturating_sub(1))
+            .is_some();
         let ticket = self.next_ticket;
-        let wanted = self
-            .repairs
-            .iter_mut()
-            .find_map(|(topic, repair)| match repair.state {
-                State::Wanted(after) => Some((*topic, after, repair)),
-                State::Asked(_) | State::Here(_) => None,
-            });
-        let (topic, after, repair) = wanted?;
-        repair.state = State::Asked(ticket);
-        self.pages += 1;
+        let of = if is_crowd && matches!(self.together, Together::Idle) {
+            self.together = Together::Asked { ticket, after };
+            Scope::Stream(topic.stream())
+        } else if has_room {
+            self.repairs.get_mut(&topic)?.state = State::Asked(ticket);
+            self.pages += 1;
+            Scope::Topic(topic)
+        } else {
+            return None;
+        };
         self.next_ticket += 1;
-        Some(Ask {
-            ticket,
-            topic,
-            after,
-        })
+        Some(Ask { ticket, of, after })
     }
 
     fn awaits(&self, ask: &Ask) -> bool {
-        let repair = self.repairs.get(&ask.topic);
-        repair.is_some_and(
-            |repair| matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket),
-        )
-    }
-
-    fn answered(&mut self, ask: &Ask, page: Arc<Page>) {
-        if self.awaits(ask)
-            && let Some(repair) = self.repairs.get_mut(&ask.topic)
-        {
-            repair.state = State::Here(page);
-            if std::mem::take(&mut repair.parked) {
-                self.pulls.push_back(ask.topic);
+        match ask.of {
+            Scope::Topic(topic) => self.repairs.get(&topic).is_some_and(
+                |repair| matches!(repair.state, State::Asked(ticket) if ticket == ask.ticket),
+            ),
+            Scope::Stream(_) => {
+                matches!(self.together, Together::Asked { ticket, .. } if ticket == ask.ticket)
             }
         }
+    }
+
+    fn answered(&mut self, topic: TopicId, page: Arc<Page>) {
+        if let Some(repair) = self.repairs.get_mut(&topic) {
+            repair.state = State::Here(page);
+            if std::mem::take(&mut repair.parked) {
+                self.pulls.push_back(topic);
+            }
+        }
+    }
+
+    /// Hands a page of the stream to all topics that wait for something in it, and lets those wait for
+    /// what comes behind it that have nothing there.
+    fn share(&mut self, page: &Arc<Page>) {
+        let mut topics = 0;
+        for (topic, repair) in &mut self.repairs {
+            let State::Wanted(after) = repair.state else {
+                continue;
+            };
+            if after < page.after || page.end <= after {
+                continue;
+            }
+            if !page.concerns(&repair.topic, repair.since) {
+                repair.state = State::Wanted(page.end);
+                continue;
+            }
+            repair.state = State::Among(Arc::clone(page));
+            topics += 1;
+            if std::mem::take(&mut repair.parked) {
+                self.pulls.push_back(*topic);
+            }
+        }
+        let after = page.after;
+        self.together = match topics {
+            0 => Together::Idle,
+            topics => Together::Here { after, topics },
+        };
     }
 
     /// Drops what was read of a topic, or what was to be.
     pub(super) fn forget_repair(&mut self, topic: TopicId) {
         if let Some(repair) = self.repairs.remove(&topic) {
-            self.pages -= usize::from(repair.counts());
+            self.release_page(&repair.state);
             if repair.parked {
                 self.pulls.push_back(topic);
+            }
+        }
+    }
+
+    /// A topic has no use any more for what was read, or is to be.
+    fn release_page(&mut self, state: &State) {
+        match state {
+            State::Wanted(_) => {}
+            State::Asked(_) | State::Here(_) => self.pages -= 1,
+            State::Among(_) => {
+                if let Together::Here { topics, .. } = &mut self.together {
+                    *topics -= 1;
+                    if *topics == 0 {
+                        self.together = Together::Idle;
+                    }
+                }
             }
         }
     }
@@ -156,7 +250,7 @@ impl Track {
     /// it does.
     pub(super) fn park(&mut self, topic: TopicId) -> bool {
         match self.repairs.get_mut(&topic) {
-            Some(repair) if !matches!(repair.state, State::Here(_)) => {
+            Some(repair) if matches!(repair.state, State::Wanted(_) | State::Asked(_)) => {
                 repair.parked = true;
                 true
             }
@@ -183,7 +277,7 @@ impl Track {
                     let pos = self.expired((who, known), topic, pos, sink);
                     return self.settle(topic, pos, who.filled_at);
                 }
-                Next::Missing(to) => match self.older(who, topic, pos) {
+                Next::Missing(to) => match self.older((who, known), topic, pos) {
                     Older::Message(message) if message.seq > self.applied => {
                         // It will come as live, and then follows what expired unread here.
                         let pos = self.expired((who, known), topic, pos, sink);
@@ -195,7 +289,7 @@ impl Track {
                     }
                     Older::Message(message) => {
                         who.metrics.repaired.inc();
-                        message
+                        Arc::new(message)
                     }
                     Older::Trimmed(end) => {
                         let end = end.min(to).min(self.applied);
@@ -221,24 +315,32 @@ impl Track {
         false
     }
 
-    fn older(&mut self, who: &mut Subscriber, topic: TopicId, pos: StreamSeq) -> Older {
+    fn older(
+        &mut self,
+        (who, known): (&mut Subscriber, &Known),
+        topic: TopicId,
+        pos: StreamSeq,
+    ) -> Older {
+        let Some(info) = known.info(topic) else {
+            return Older::Unknown;
+        };
         let mut from = pos;
         if let Some(repair) = self.repairs.get(&topic) {
             match &repair.state {
                 State::Wanted(_) | State::Asked(_) => return Older::Unknown,
-                State::Here(page) if repair.since <= pos && pos < page.end => {
+                State::Here(page) | State::Among(page) if repair.since <= pos && pos < page.end => {
                     if let Some(trimmed) = page.trimmed.filter(|trimmed| pos < *trimmed) {
                         return Older::Trimmed(trimmed);
                     }
-                    if let Some(message) = page.next(pos) {
+                    if let Some(message) = page.next(info, pos) {
                         if message.seq <= self.applied && !who.may_replay(1, who.filled_at) {
                             return Older::Budget;
                         }
-                        return Older::Message(Arc::clone(message));
+                        return Older::Message(message);
                     }
                     from = page.end;
                 }
-                State::Here(_) => {}
+                State::Here(_) | State::Among(_) => {}
             }
         }
         // Asking costs as much as a message.
@@ -246,12 +348,13 @@ impl Track {
             return Older::Budget;
         }
         let repair = Repair {
+            topic: Arc::clone(info),
             since: pos,
             state: State::Wanted(from),
             parked: false,
         };
         match self.repairs.insert(topic, repair) {
-            Some(before) => self.pages -= usize::from(before.counts()),
+            Some(before) => self.release_page(&before.state),
             None => who.metrics.resumed("broker"),
         }
         Older::Unknown

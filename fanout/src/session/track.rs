@@ -9,7 +9,7 @@ use schemas::id::Kind;
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::ws::{CloseCode, Conflate, GapReason, ServerMessage};
 
-use super::catch_up::Repair;
+use super::catch_up::{Repair, Together};
 use super::said;
 use super::subscriber::Subscriber;
 use crate::store::{Known, Live, TopicId};
@@ -63,8 +63,10 @@ pub(super) struct Track {
     /// Topics that something can be written of.
     pub(super) pulls: VecDeque<TopicId>,
     pub(super) repairs: FxHashMap<TopicId, Repair>,
-    /// How many of them hold a page, or have asked for one.
+    /// How many of them hold a page of their own, or have asked for one.
     pub(super) pages: usize,
+    /// The page that others read together.
+    pub(super) together: Together,
     pub(super) next_ticket: u64,
     pub(super) slots: FxHashMap<TopicId, Slot>,
     /// None of them is due before this.
@@ -92,6 +94,7 @@ impl Track {
             pulls: VecDeque::new(),
             repairs: FxHashMap::default(),
             pages: 0,
+            together: Together::Idle,
             next_ticket: 0,
             slots: FxHashMap::default(),
             slots_due: None,
@@ -258,7 +261,7 @@ impl Track {
         self.quotes.clear();
         self.pulls.clear();
         self.repairs.clear();
-        self.pages = 0;
+        (self.pages, self.together) = (0, Together::Idle);
         self.owed = None;
         let origin = self.origin(known);
         who.say(&ServerMessage::Reset {

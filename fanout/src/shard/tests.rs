@@ -51,6 +51,7 @@ impl Bench {
                 unsent_bytes: 1 << 20,
                 unsent_age: DEADLINE,
                 resume_messages: 10,
+                crowd: 16,
             },
             ops: None,
             node: "test".into(),

@@ -20,8 +20,6 @@ use crate::stream::{self, Horizon};
 pub const MAX_SUBJECTS: usize = 1_024;
 /// The most bytes that one request may send back before the next page is asked for.
 const PAGE_BYTES: u64 = 4_194_304;
-/// The same, of a part of one subject's history.
-const REPAIR_BYTES: u64 = 262_144;
 /// How long a replica may take between two messages of an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Replicas expire messages by their own clocks, which differ by less than this.
@@ -170,7 +168,7 @@ fn behind(subject: &str, from: StreamSeq, (limit, bytes): (usize, u64)) -> Value
     })
 }
 
-/// What follows a position on one subject.
+/// What follows a position on a subject or pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Following {
     /// Up to here retention has removed whatever there was; `None` if it has not reached the
@@ -181,8 +179,10 @@ pub struct Following {
     pub found: Vec<Found>,
 }
 
-/// Reads at most `limit` messages of a subject behind a position, and whether retention has taken
-/// any of them.
+/// Reads at most `limit` messages of a subject or pattern behind a position, and whether retention has
+/// taken any of them.
+///
+/// It ends before `limit` where it would have more than `bytes`.
 ///
 /// A replica answers that may lag, and that expires messages when its own clock says so. So the
 /// leader is asked afterwards where the stream begins; what is about to expire is read from it alone.
@@ -195,10 +195,10 @@ pub async fn following(
     stream: &str,
     subject: &str,
     after: StreamSeq,
-    limit: usize,
+    (limit, bytes): (usize, u64),
 ) -> Result<Following, ApiError> {
     let mut found = Vec::new();
-    let request = behind(subject, after.next(), (limit, REPAIR_BYTES));
+    let request = behind(subject, after.next(), (limit, bytes));
     ask(client, stream, &request, &mut found).await?;
     let mut horizon = stream::horizon(client, stream).await?;
     let from = after.next().max(horizon.first_seq);

@@ -1,8 +1,9 @@
 //! What a stream really holds, and held: the broker of the model.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use async_nats::HeaderMap;
+use bus::get::Found;
 use bus::stream::StreamState;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -17,7 +18,6 @@ use schemas::ws::From;
 
 use super::client::covers;
 use crate::repair::Page;
-use crate::store::TopicInfo;
 
 /// The streams, and whose venue is in each.
 pub(super) const STREAMS: [&str; 2] = ["T", "U"];
@@ -121,24 +121,32 @@ impl Truth {
             || there.all(|seq| *seq < self.first.get() || is_garbage(*seq))
     }
 
-    /// Reads a page as Direct Get does, from a replica that knows everything up to `known`.
+    /// Reads a page of a subject, or of all, as Direct Get does, from a replica that knows everything up
+    /// to `known`.
     pub(super) fn page(
         &self,
-        topic: &Arc<TopicInfo>,
+        subject: Option<&str>,
         after: StreamSeq,
         (known, limit): (StreamSeq, usize),
     ) -> Page {
         let trimmed = (self.first > after.next()).then(|| self.first.prev());
         let behind = after.max(self.first.prev());
         let there = self.messages.iter().filter(|message| {
-            message.seq > behind && message.seq <= known && *message.subject == *topic.subject
+            let is_asked = subject.is_none_or(|subject| message.subject == subject);
+            message.seq > behind && message.seq <= known && is_asked
         });
         let found: Vec<_> = there
             .take(limit)
-            .map(|message| (message.seq, message.time, message.payload.clone().into()))
+            .map(|message| Found {
+                subject: message.subject.clone(),
+                seq: message.seq,
+                time: message.time,
+                headers: HeaderMap::new(),
+                payload: message.payload.clone().into(),
+            })
             .collect();
         let is_full = found.len() == limit;
-        Page::new(topic, after, trimmed, found, is_full)
+        Page::new(after, trimmed, found, is_full)
     }
 
     pub(super) fn knows(&self, from: &From) -> bool {

@@ -20,7 +20,7 @@ use super::truth::{STREAMS, Truth};
 use crate::deflate::{Deflater, Inflater};
 use crate::index::ConnId;
 use crate::metrics::Metrics;
-use crate::repair::Page;
+use crate::repair::{Page, Scope};
 use crate::session::{Ask, Limits};
 
 pub(super) const LIMITS: Limits = Limits {
@@ -30,6 +30,7 @@ pub(super) const LIMITS: Limits = Limits {
     unsent_bytes: 4_000,
     unsent_age: Duration::from_secs(5),
     resume_messages: 200,
+    crowd: 3,
 };
 /// Shards of each replica.
 const SHARDS: [usize; 2] = [2, 1];
@@ -167,23 +168,27 @@ impl World {
             }
         }
         while let Some(ask) = session.ask() {
-            let stream = ask.topic.stream().index();
+            let stream = ask.of.stream().index();
             let truth = self.histories[stream].last().unwrap();
-            let topic = place.stores[stream]
-                .read()
-                .info(ask.topic)
-                .cloned()
-                .unwrap();
+            let known = place.stores[stream].read();
+            let (subject, after) = match ask.of {
+                Scope::Topic(topic) => (Some(&*known.info(topic).unwrap().subject), ask.after),
+                // From where others read too.
+                Scope::Stream(_) => {
+                    let back = self.rng.random_range(0..4);
+                    (None, StreamSeq::new(ask.after.get().saturating_sub(back)))
+                }
+            };
             let head = truth.head();
-            let known = match self.rng.random_range(0..3) {
+            let has = match self.rng.random_range(0..3) {
                 0 => StreamSeq::new(self.rng.random_range(0..=head.get())),
                 _ => head,
             };
             let limit = self.rng.random_range(1..20);
-            let mut page = truth.page(&topic, ask.after, (known, limit));
-            if page.end == ask.after {
+            let mut page = truth.page(subject, after, (has, limit));
+            if page.end <= ask.after {
                 // It lags: it is asked again until it has something.
-                page = truth.page(&topic, ask.after, (head, limit));
+                page = truth.page(subject, ask.after, (head, limit));
             }
             assert!(page.end > ask.after, "{ask:?} has no answer");
             self.answers.push((at, ask, Arc::new(page)));

@@ -119,18 +119,23 @@ async fn what_follows_a_position_says_what_is_trimmed() -> Result<()> {
         Some(subject)
     );
     let cases = [
-        (0, 3, Some(40), vec![41, 43, 45]),
-        (39, 2, Some(40), vec![41, 43]),
-        (40, 2, None, vec![41, 43]),
-        (41, 2, None, vec![43, 45]),
-        (95, 9, None, vec![97, 99]),
-        (99, 9, None, vec![]),
+        (subject, 0, 3, Some(40), vec![41, 43, 45]),
+        (subject, 39, 2, Some(40), vec![41, 43]),
+        (subject, 40, 2, None, vec![41, 43]),
+        (subject, 41, 2, None, vec![43, 45]),
+        (subject, 95, 9, None, vec![97, 99]),
+        (subject, 99, 9, None, vec![]),
+        (">", 0, 3, Some(40), vec![41, 42, 43]),
+        (">", 40, 2, None, vec![41, 42]),
+        (">", 98, 9, None, vec![99, 100]),
     ];
-    for (after, limit, trimmed, expected) in cases {
-        let answer = following(&client, STREAM, subject, StreamSeq::new(after), limit).await?;
-        assert_eq!(answer.trimmed, trimmed.map(StreamSeq::new), "after {after}");
+    for (subject, after, limit, trimmed, expected) in cases {
+        let most = (limit, 10_000);
+        let answer = following(&client, STREAM, subject, StreamSeq::new(after), most).await?;
+        let at = format!("{subject} after {after}");
+        assert_eq!(answer.trimmed, trimmed.map(StreamSeq::new), "{at}");
         let seqs: Vec<u64> = answer.found.iter().map(|found| found.seq.get()).collect();
-        assert_eq!(seqs, expected, "after {after}");
+        assert_eq!(seqs, expected, "{at}");
     }
     Ok(())
 }
