@@ -25,8 +25,10 @@ const NEAR: u64 = 8_192;
 #[derive(Debug)]
 pub(super) struct Repair {
     topic: Arc<TopicInfo>,
-    /// The client's position then: the topic has nothing between it and where the page begins.
+    /// The client's position then.
     since: StreamSeq,
+    /// The topic has nothing between that and this, and what follows is read.
+    after: StreamSeq,
     state: State,
     /// The topic left the queue, and is put back when there is an answer.
     parked: bool,
@@ -34,8 +36,8 @@ pub(super) struct Repair {
 
 #[derive(Debug)]
 enum State {
-    /// What follows this position must be asked for.
-    Wanted(StreamSeq),
+    /// It must be asked for.
+    Wanted,
     /// It was asked for.
     Asked(u64),
     /// It is here.
@@ -143,7 +145,7 @@ impl Track {
         let wanted = || {
             let repairs = self.repairs.iter();
             repairs.filter_map(|(topic, repair)| match repair.state {
-                State::Wanted(after) => Some((after, *topic)),
+                State::Wanted => Some((repair.after, *topic)),
                 State::Asked(_) | State::Here(_) | State::Among(_) => None,
             })
         };
@@ -197,14 +199,12 @@ impl Track {
     fn share(&mut self, page: &Arc<Page>) {
         let mut topics = 0;
         for (topic, repair) in &mut self.repairs {
-            let State::Wanted(after) = repair.state else {
-                continue;
-            };
-            if after < page.after || page.end <= after {
+            let is_in = page.after <= repair.after && repair.after < page.end;
+            if !matches!(repair.state, State::Wanted) || !is_in {
                 continue;
             }
-            if !page.concerns(&repair.topic, repair.since) {
-                repair.state = State::Wanted(page.end);
+            if !page.concerns(&repair.topic, repair.after) {
+                repair.after = page.end;
                 continue;
             }
             repair.state = State::Among(Arc::clone(page));
@@ -233,7 +233,7 @@ impl Track {
     /// A topic has no use any more for what was read, or is to be.
     fn release_page(&mut self, state: &State) {
         match state {
-            State::Wanted(_) => {}
+            State::Wanted => {}
             State::Asked(_) | State::Here(_) => self.pages -= 1,
             State::Among(_) => {
                 if let Together::Here { topics, .. } = &mut self.together {
@@ -250,7 +250,7 @@ impl Track {
     /// it does.
     pub(super) fn park(&mut self, topic: TopicId) -> bool {
         match self.repairs.get_mut(&topic) {
-            Some(repair) if matches!(repair.state, State::Wanted(_) | State::Asked(_)) => {
+            Some(repair) if matches!(repair.state, State::Wanted | State::Asked(_)) => {
                 repair.parked = true;
                 true
             }
@@ -327,12 +327,13 @@ impl Track {
         let mut from = pos;
         if let Some(repair) = self.repairs.get(&topic) {
             match &repair.state {
-                State::Wanted(_) | State::Asked(_) => return Older::Unknown,
+                State::Wanted | State::Asked(_) => return Older::Unknown,
                 State::Here(page) | State::Among(page) if repair.since <= pos && pos < page.end => {
-                    if let Some(trimmed) = page.trimmed.filter(|trimmed| pos < *trimmed) {
+                    let after = pos.max(repair.after);
+                    if let Some(trimmed) = page.trimmed.filter(|trimmed| after < *trimmed) {
                         return Older::Trimmed(trimmed);
                     }
-                    if let Some(message) = page.next(info, pos) {
+                    if let Some(message) = page.next(info, after) {
                         if message.seq <= self.applied && !who.may_replay(1, who.filled_at) {
                             return Older::Budget;
                         }
@@ -350,7 +351,8 @@ impl Track {
         let repair = Repair {
             topic: Arc::clone(info),
             since: pos,
-            state: State::Wanted(from),
+            after: from,
+            state: State::Wanted,
             parked: false,
         };
         match self.repairs.insert(topic, repair) {
