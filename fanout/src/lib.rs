@@ -416,8 +416,8 @@ fn offer(config: &Config) -> Result<Offer, ChannelsError> {
     Ok(Offer { channels, limits })
 }
 
-/// So many topics cost the broker more one by one than the stream does that they are in, as soon as a few
-/// clients come back together.
+/// So many topics cost the broker more one by one than the stream does that they are in, where others who
+/// come back read it too; and for a single client the writers of the stream wait less.
 const CROWD: usize = 16;
 
 fn limits(args: &Args) -> Limits {

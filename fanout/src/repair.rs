@@ -56,7 +56,7 @@ struct Old {
 }
 
 impl Page {
-    /// Makes a page of what was found, in order; `is_full` if there was more than was asked for.
+    /// Makes a page of what was found, in order; `is_full` if as much was found as was asked for.
     ///
     /// A full page ends at the roundest number within it, so that clients who came back to
     /// different positions ask for the same pages from then on.
@@ -79,7 +79,8 @@ impl Page {
                 seq: found.seq,
                 prev: of_subject.last().map_or(begin, |before| before.seq),
                 time: found.time,
-                payload: found.payload,
+                // Not a part of the broker's answer, which it would keep in memory.
+                payload: Bytes::copy_from_slice(&found.payload),
             });
         }
         Self {
@@ -237,7 +238,7 @@ impl Repairs {
         if page.end > after {
             return Ok(page);
         }
-        // There was no more then, or no more room in it.
+        // There was no more then, or no more room in it: what follows has a page of its own.
         whole(after).await
     }
 

@@ -16,10 +16,12 @@ use crate::repair::{Page, Scope};
 use crate::store::{Known, Message, Next, TopicId, TopicInfo};
 
 /// Pages of topics that one connection may hold or have asked for: more are asked for as they are
-/// written. Of the stream as a whole it is one more.
+/// written. Of each stream as a whole it is one more.
 const MAX_PAGES: usize = 8;
 /// Positions within so many messages are near each other.
 const NEAR: u64 = 8_192;
+/// A page of the stream is worth its reading if it has something for one in so many of a crowd.
+const WORTH: usize = 4;
 
 /// How far the reading of older messages is.
 #[derive(Debug)]
@@ -54,18 +56,25 @@ pub(super) enum Together {
     Idle,
     /// A page was asked for.
     Asked { ticket: u64, after: StreamSeq },
-    /// So many topics have not written yet what they have in it.
+    /// So many topics still hold the page.
     Here { after: StreamSeq, topics: usize },
 }
 
 impl Together {
-    /// Whether there will be a page that goes on behind this position, or beyond it.
-    fn is_before(&self, pos: StreamSeq) -> bool {
+    /// Whether this position is passed, or soon will be.
+    fn comes_to(&self, pos: StreamSeq) -> bool {
         match self {
             Self::Idle => false,
-            Self::Asked { after, .. } | Self::Here { after, .. } => *after <= pos,
+            Self::Asked { after, .. } | Self::Here { after, .. } => {
+                *after <= pos && is_near(pos, *after)
+            }
         }
     }
+}
+
+/// Whether a position is at most a little above another.
+fn is_near(pos: StreamSeq, low: StreamSeq) -> bool {
+    pos.get() <= low.get().saturating_add(NEAR)
 }
 
 /// What a session wants to read.
@@ -74,7 +83,7 @@ pub(crate) struct Ask {
     /// Tells this request from others about the same.
     ticket: u64,
     pub(crate) of: Scope,
-    /// The position behind which it must begin, or before which if it is of a whole stream.
+    /// The position behind which it must begin; of a whole stream, it may begin before.
     pub(crate) after: StreamSeq,
 }
 
@@ -90,7 +99,7 @@ enum Older {
 }
 
 impl Session {
-    /// Whether older messages may have to be asked for.
+    /// Whether there may be something to ask for.
     pub(crate) fn wants(&self) -> bool {
         let has_room = self.has_room();
         self.tracks.iter().any(|track| track.wants(has_room))
@@ -122,7 +131,7 @@ impl Session {
         {
             match ask.of {
                 Scope::Topic(topic) => track.answered(topic, page),
-                Scope::Stream(_) => track.share(&page),
+                Scope::Stream(_) => track.share(&page, self.who.limits.crowd),
             }
         }
     }
@@ -135,43 +144,46 @@ impl Track {
             Together::Asked { .. } => (false, 0),
             Together::Here { topics, .. } => (false, topics),
         };
-        (has_room || is_idle) && self.pages + among < self.repairs.len()
+        let is_open = has_room || is_idle;
+        is_open && self.vain != Some(has_room) && self.pages + among < self.repairs.len()
     }
 
     fn ask(&mut self, has_room: bool, crowd: usize) -> Option<Ask> {
         if !self.wants(has_room) {
             return None;
         }
-        let wanted = || {
-            let repairs = self.repairs.iter();
-            repairs.filter_map(|(topic, repair)| match repair.state {
-                State::Wanted => Some((repair.after, *topic)),
-                State::Asked(_) | State::Here(_) | State::Among(_) => None,
-            })
-        };
-        let (after, topic) = wanted().min()?;
-        if self.together.is_before(after) {
-            return None;
-        }
-        let near = after.get().saturating_add(NEAR);
-        let is_near = |(after, _): &(StreamSeq, TopicId)| after.get() <= near;
-        let is_crowd = wanted()
-            .filter(is_near)
-            .nth(crowd.saturating_sub(1))
-            .is_some();
+        let next = self.lowest(has_room, crowd);
+        self.vain = next.is_none().then_some(has_room);
+        let (of, after) = next?;
         let ticket = self.next_ticket;
-        let of = if is_crowd && matches!(self.together, Together::Idle) {
-            self.together = Together::Asked { ticket, after };
-            Scope::Stream(topic.stream())
-        } else if has_room {
-            self.repairs.get_mut(&topic)?.state = State::Asked(ticket);
-            self.pages += 1;
-            Scope::Topic(topic)
-        } else {
-            return None;
-        };
+        match of {
+            Scope::Stream(_) => self.together = Together::Asked { ticket, after },
+            Scope::Topic(topic) => {
+                self.repairs.get_mut(&topic)?.state = State::Asked(ticket);
+                self.pages += 1;
+            }
+        }
         self.next_ticket += 1;
         Some(Ask { ticket, of, after })
+    }
+
+    /// What is asked for next: whatever lies lowest, of those that no page comes to anyway.
+    fn lowest(&self, has_room: bool, crowd: usize) -> Option<(Scope, StreamSeq)> {
+        let wanted = || {
+            let repairs = self.repairs.iter();
+            let all = repairs.filter(|(_, repair)| matches!(repair.state, State::Wanted));
+            let all = all.map(|(topic, repair)| (repair.after, *topic));
+            all.filter(|(after, _)| !self.together.comes_to(*after))
+        };
+        let (low, topic) = wanted().min()?;
+        let is_crowd = || {
+            let mut near = wanted().filter(|(after, _)| is_near(*after, low));
+            near.nth(crowd.saturating_sub(1)).is_some()
+        };
+        if matches!(self.together, Together::Idle) && !self.is_thin && is_crowd() {
+            return Some((Scope::Stream(topic.stream()), low));
+        }
+        has_room.then_some((Scope::Topic(topic), low))
     }
 
     fn awaits(&self, ask: &Ask) -> bool {
@@ -186,6 +198,7 @@ impl Track {
     }
 
     fn answered(&mut self, topic: TopicId, page: Arc<Page>) {
+        self.vain = None;
         if let Some(repair) = self.repairs.get_mut(&topic) {
             repair.state = State::Here(page);
             if std::mem::take(&mut repair.parked) {
@@ -196,7 +209,8 @@ impl Track {
 
     /// Hands a page of the stream to all topics that wait for something in it, and lets those wait for
     /// what comes behind it that have nothing there.
-    fn share(&mut self, page: &Arc<Page>) {
+    fn share(&mut self, page: &Arc<Page>, crowd: usize) {
+        self.vain = None;
         let mut topics = 0;
         for (topic, repair) in &mut self.repairs {
             let is_in = page.after <= repair.after && repair.after < page.end;
@@ -213,6 +227,8 @@ impl Track {
                 self.pulls.push_back(*topic);
             }
         }
+        // Rare messages of a few are found by their topics sooner than in everything else.
+        self.is_thin = topics * WORTH < crowd;
         let after = page.after;
         self.together = match topics {
             0 => Together::Idle,
@@ -228,10 +244,14 @@ impl Track {
                 self.pulls.push_back(topic);
             }
         }
+        if self.repairs.is_empty() {
+            (self.together, self.is_thin) = (Together::Idle, false);
+        }
     }
 
     /// A topic has no use any more for what was read, or is to be.
     fn release_page(&mut self, state: &State) {
+        self.vain = None;
         match state {
             State::Wanted => {}
             State::Asked(_) | State::Here(_) => self.pages -= 1,
@@ -268,7 +288,11 @@ impl Track {
     ) -> bool {
         while sink.has_room() {
             let message = match known.next(topic, pos) {
-                Next::Message(message) => message,
+                Next::Message(message) => {
+                    // Others may wait until nobody has the page any more.
+                    self.forget_repair(topic);
+                    message
+                }
                 // What the shard has not dispatched yet will come as live.
                 Next::Missing(_) if pos >= self.applied => {
                     return self.settle(topic, pos, who.filled_at);
@@ -355,6 +379,7 @@ impl Track {
             state: State::Wanted,
             parked: false,
         };
+        self.vain = None;
         match self.repairs.insert(topic, repair) {
             Some(before) => self.release_page(&before.state),
             None => who.metrics.resumed("broker"),

@@ -67,6 +67,10 @@ pub(super) struct Track {
     pub(super) pages: usize,
     /// The page that others read together.
     pub(super) together: Together,
+    /// The last such page had next to nothing for those who waited: they ask one by one.
+    pub(super) is_thin: bool,
+    /// There is nothing to ask for as things are, with room for pages or without.
+    pub(super) vain: Option<bool>,
     pub(super) next_ticket: u64,
     pub(super) slots: FxHashMap<TopicId, Slot>,
     /// None of them is due before this.
@@ -95,6 +99,8 @@ impl Track {
             repairs: FxHashMap::default(),
             pages: 0,
             together: Together::Idle,
+            is_thin: false,
+            vain: None,
             next_ticket: 0,
             slots: FxHashMap::default(),
             slots_due: None,
@@ -262,6 +268,7 @@ impl Track {
         self.pulls.clear();
         self.repairs.clear();
         (self.pages, self.together) = (0, Together::Idle);
+        (self.is_thin, self.vain) = (false, None);
         self.owed = None;
         let origin = self.origin(known);
         who.say(&ServerMessage::Reset {

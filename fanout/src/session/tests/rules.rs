@@ -1,12 +1,12 @@
 //! Single rules that random histories meet too seldom.
 
+mod older;
+
 use std::array;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::HeaderMap;
-use bus::get::Found;
 use prometheus_client::registry::Registry;
 use schemas::position::{Cursor, Epoch, StreamSeq};
 use schemas::time::UnixNanos;
@@ -15,8 +15,7 @@ use schemas::ws::{ClientOp, Conflate, Encoding, From, Subscribe};
 use super::world::LIMITS;
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
-use crate::repair::{Page, Scope};
-use crate::session::{Ask, Reply, Session};
+use crate::session::{Reply, Session};
 use crate::store::{Live, Store, StreamNo, Venues};
 
 const EPOCH: Epoch = Epoch::new(UnixNanos::new(5), 0);
@@ -374,64 +373,4 @@ fn what_expired_of_a_pattern_begins_where_its_lowest_topic_is() {
     let said = desk.told_after(0);
     let gap = r#""c":"trade.>","from":2,"to":9,"#;
     assert!(said.contains(gap), "{said}");
-}
-
-/// Whatever the ring does not have of many topics is asked for once, and of a few one by one.
-#[test]
-fn whoever_lacks_many_topics_reads_the_stream() {
-    let [store] = [Arc::new(Store::new("T", StreamNo::FIRST, 1))];
-    let origin = StreamSeq::ZERO;
-    store.write().begin(EPOCH, origin.next(), origin);
-    let symbols: Vec<String> = (0..LIMITS.crowd).map(|at| format!("S{at}")).collect();
-    let stored = (1..).zip(symbols.iter().cycle().take(2 * LIMITS.crowd));
-    let found: Vec<Found> = stored
-        .map(|(seq, symbol)| {
-            let live = publish(&store, "trade", symbol, seq);
-            Found {
-                subject: live.topic.subject.to_string(),
-                seq: live.seq,
-                time: live.time,
-                headers: HeaderMap::new(),
-                payload: live.payload.clone(),
-            }
-        })
-        .collect();
-    let cases = [(LIMITS.crowd - 1, false), (LIMITS.crowd, true)];
-    for (count, is_together) in cases {
-        let mut desk = Desk::new([Arc::clone(&store)]);
-        let topics = symbols.iter().take(count).map(|of| format!("trade.x.{of}"));
-        let topics: Vec<String> = topics.collect();
-        let s = topics.iter().map(|topic| (topic.clone(), origin)).collect();
-        let from = From {
-            e: EPOCH,
-            c: None,
-            s,
-        };
-        desk.subscribe(Subscribe {
-            topics,
-            from: [("T".to_owned(), from)].into(),
-            ..Subscribe::default()
-        });
-        let mut said = desk.told((ROOM, desk.now));
-        let asks: Vec<Ask> = std::iter::from_fn(|| desk.session.ask()).collect();
-        let of_stream = |ask: &Ask| matches!(ask.of, Scope::Stream(_));
-        assert_eq!(asks.len(), if is_together { 1 } else { count });
-        assert!(
-            asks.iter().all(|ask| of_stream(ask) == is_together),
-            "{asks:?}"
-        );
-        for ask in asks {
-            let known = store.read();
-            let mut found = found.clone();
-            if let Scope::Topic(topic) = ask.of {
-                found.retain(|found| *found.subject == *known.info(topic).unwrap().subject);
-            }
-            drop(known);
-            let page = Page::new(ask.after, None, found, false);
-            desk.session.answered(&ask, Arc::new(page));
-        }
-        said += &desk.told((ROOM, desk.now));
-        assert_eq!(said.matches(r#""t":"d""#).count(), 2 * count, "{said}");
-        assert!(desk.session.ask().is_none(), "nothing is left to ask for");
-    }
 }

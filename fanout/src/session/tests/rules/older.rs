@@ -1,0 +1,154 @@
+//! What is asked for of that which is older than the ring, and of what.
+
+use async_nats::HeaderMap;
+use bus::get::Found;
+
+use super::*;
+use crate::repair::{Page, Scope};
+use crate::session::Ask;
+
+/// A store without a ring: whatever is behind a client's position must be asked for.
+fn forgetful() -> Arc<Store> {
+    let store = Arc::new(Store::new("T", StreamNo::FIRST, 1));
+    let origin = StreamSeq::ZERO;
+    store.write().begin(EPOCH, origin.next(), origin);
+    store
+}
+
+fn found(store: &Store, symbol: &str, seq: u64) -> Found {
+    let live = publish(store, "trade", symbol, seq);
+    Found {
+        subject: live.topic.subject.to_string(),
+        seq: live.seq,
+        time: live.time,
+        headers: HeaderMap::new(),
+        payload: live.payload.clone(),
+    }
+}
+
+/// A client comes back that has each topic up to a position; what it is told, and all that it asks for.
+fn come_back(store: &Arc<Store>, positions: &[(String, u64)]) -> (Desk<1>, String, Vec<Ask>) {
+    let mut desk = Desk::new([Arc::clone(store)]);
+    let s = positions
+        .iter()
+        .map(|(topic, pos)| (topic.clone(), StreamSeq::new(*pos)))
+        .collect();
+    let (e, c) = (EPOCH, None);
+    desk.subscribe(Subscribe {
+        topics: positions.iter().map(|(topic, _)| topic.clone()).collect(),
+        from: [("T".to_owned(), From { e, c, s })].into(),
+        ..Subscribe::default()
+    });
+    let said = desk.told((ROOM, desk.now));
+    let asks = std::iter::from_fn(|| desk.session.ask()).collect();
+    (desk, said, asks)
+}
+
+fn is_of_stream(ask: &Ask) -> bool {
+    matches!(ask.of, Scope::Stream(_))
+}
+
+fn crowd() -> Vec<String> {
+    (0..LIMITS.crowd).map(|at| format!("S{at}")).collect()
+}
+
+fn behind(symbols: &[String], pos: u64) -> Vec<(String, u64)> {
+    let topics = symbols.iter().map(|symbol| format!("trade.x.{symbol}"));
+    topics.map(|topic| (topic, pos)).collect()
+}
+
+/// Whatever the ring does not have of many topics is asked for once, and of a few one by one.
+#[test]
+fn whoever_lacks_many_topics_reads_the_stream() {
+    let store = forgetful();
+    let symbols = crowd();
+    let stored = (1..).zip(symbols.iter().cycle().take(2 * LIMITS.crowd));
+    let all: Vec<Found> = stored
+        .map(|(seq, symbol)| found(&store, symbol, seq))
+        .collect();
+    for (count, is_together) in [(LIMITS.crowd - 1, false), (LIMITS.crowd, true)] {
+        let (mut desk, mut said, asks) = come_back(&store, &behind(&symbols[..count], 0));
+        assert_eq!(asks.len(), if is_together { 1 } else { count });
+        assert!(
+            asks.iter().all(|ask| is_of_stream(ask) == is_together),
+            "{asks:?}"
+        );
+        for ask in asks {
+            let known = store.read();
+            let mut all = all.clone();
+            if let Scope::Topic(topic) = ask.of {
+                all.retain(|found| *found.subject == *known.info(topic).unwrap().subject);
+            }
+            drop(known);
+            let page = Page::new(ask.after, None, all, false);
+            desk.session.answered(&ask, Arc::new(page));
+        }
+        said += &desk.told((ROOM, desk.now));
+        assert_eq!(said.matches(r#""t":"d""#).count(), 2 * count, "{said}");
+        assert!(desk.session.ask().is_none(), "nothing is left to ask for");
+    }
+}
+
+/// Those who read the stream together may be far behind: whoever is not does not wait for them.
+#[test]
+fn a_crowd_hides_nobody_far_above_it() {
+    let store = forgetful();
+    let symbols = crowd();
+    for (seq, symbol) in (1..).zip(&symbols) {
+        publish(&store, "trade", symbol, seq);
+    }
+    publish(&store, "trade", "FAR", 1_000_000);
+    let mut positions = behind(&symbols, 0);
+    positions.push(("trade.x.FAR".to_owned(), 900_000));
+    let (desk, _, asks) = come_back(&store, &positions);
+    let asked: Vec<(bool, u64)> = asks
+        .iter()
+        .map(|ask| (is_of_stream(ask), ask.after.get()))
+        .collect();
+    assert_eq!(asked, [(true, 0), (false, 900_000)]);
+    assert!(!desk.session.wants(), "all of it is asked for");
+}
+
+/// A page that has nothing for those who wait is the last of its kind.
+#[test]
+fn rare_messages_are_asked_for_by_their_topics() {
+    let store = forgetful();
+    let symbols = crowd();
+    let others = (1..=50).map(|seq| found(&store, "OTHER", seq)).collect();
+    for (seq, symbol) in (1_000..).zip(&symbols) {
+        publish(&store, "trade", symbol, seq);
+    }
+    let (mut desk, _, asks) = come_back(&store, &behind(&symbols, 0));
+    let [ask] = asks[..] else {
+        panic!("{asks:?}");
+    };
+    let page = Page::new(ask.after, None, others, false);
+    desk.session.answered(&ask, Arc::new(page));
+    let asks: Vec<Ask> = std::iter::from_fn(|| desk.session.ask()).collect();
+    assert_eq!(asks.len(), symbols.len());
+    for ask in asks {
+        assert!(!is_of_stream(&ask) && ask.after.get() == 50, "{ask:?}");
+    }
+}
+
+/// What was asked for is nobody's business any more once all have left who waited.
+#[test]
+fn nobody_waits_for_a_page_whose_topics_were_let_go() {
+    let store = forgetful();
+    let symbols = crowd();
+    for (seq, symbol) in (1..).zip(&symbols) {
+        publish(&store, "trade", symbol, seq);
+    }
+    let positions = behind(&symbols, 0);
+    let (mut desk, _, asks) = come_back(&store, &positions);
+    let [ask] = asks[..] else {
+        panic!("{asks:?}");
+    };
+    assert!(desk.session.awaits(&ask));
+    desk.carry_out(ClientOp::Unsubscribe {
+        id: None,
+        topics: positions.into_iter().map(|(topic, _)| topic).collect(),
+    });
+    assert!(!desk.session.awaits(&ask));
+    assert!(desk.session.ask().is_none());
+}
