@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use schemas::continuity::{Continuity, Verdict};
 use schemas::position::StreamSeq;
@@ -15,13 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::chromium::{Page, installed};
 use crate::client::{Client, Received};
 use crate::kills::check;
 use crate::process::refused;
-use crate::world::{PATIENCE, PATIENT, World, eventually, is_alive, until};
+use crate::world::{LOOK, PATIENCE, PATIENT, World, eventually, is_alive, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 50\nrate = 2000\nbars = [\"1s\"]\n";
@@ -84,15 +84,11 @@ impl Reader {
         is_there: impl Fn(&Self) -> bool,
         bytes_beyond: usize,
     ) -> Result<()> {
-        let mut stream = TcpStream::connect(host).await?;
-        let id = self.id.as_deref().unwrap_or_default();
-        let request = format!(
-            "GET /v1/sse?conflate=none&topics={} HTTP/1.1\r\nHost: {host}\r\nLast-Event-ID: {id}\r\n\r\n",
-            self.topics
-        );
-        stream.write_all(request.as_bytes()).await?;
+        let (mut stream, mut pending) = timeout(PATIENCE * 2, self.connected(host))
+            .await
+            .context("nobody is taken")??;
         self.connections += 1;
-        let (mut pending, mut is_open, mut beyond) = (Vec::new(), false, 0);
+        let mut beyond = 0;
         let mut chunk = vec![0; 16 * 1024];
         while !is_there(self) || beyond < bytes_beyond {
             let count = timeout(PATIENCE, stream.read(&mut chunk)).await??;
@@ -104,19 +100,47 @@ impl Reader {
             }
             pending.extend_from_slice(&chunk[..count]);
             beyond += if is_there(self) { count } else { 0 };
-            if !is_open {
-                let end = pending.windows(4).position(|end| end == b"\r\n\r\n");
-                let Some(end) = end else { continue };
-                let head: Vec<u8> = pending.drain(..end + 4).collect();
-                assert!(head.starts_with(b"HTTP/1.1 200 "));
-                is_open = true;
-            }
             while let Some(end) = pending.windows(2).position(|end| end == b"\n\n") {
                 let event: Vec<u8> = pending.drain(..end + 2).collect();
                 self.event(std::str::from_utf8(&event)?)?;
             }
         }
         Ok(())
+    }
+
+    async fn connected(&self, host: &str) -> Result<(TcpStream, Vec<u8>)> {
+        loop {
+            if let Some(connected) = self.connect(host).await? {
+                return Ok(connected);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Asks for events; what came behind the head, or nothing while the server takes nobody.
+    async fn connect(&self, host: &str) -> Result<Option<(TcpStream, Vec<u8>)>> {
+        let mut stream = TcpStream::connect(host).await?;
+        let id = self.id.as_deref().unwrap_or_default();
+        let request = format!(
+            "GET /v1/sse?conflate=none&topics={} HTTP/1.1\r\nHost: {host}\r\nLast-Event-ID: {id}\r\n\r\n",
+            self.topics
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut pending = Vec::new();
+        let end = loop {
+            let count = timeout(PATIENCE, stream.read_buf(&mut pending)).await??;
+            let end = pending.windows(4).position(|end| end == b"\r\n\r\n");
+            if count == 0 || end.is_some() {
+                break end;
+            }
+        };
+        let head: Vec<u8> = pending.drain(..end.context("a head")? + 4).collect();
+        if head.starts_with(b"HTTP/1.1 503 ") {
+            return Ok(None);
+        }
+        let is_good = head.starts_with(b"HTTP/1.1 200 ");
+        ensure!(is_good, "{}", String::from_utf8_lossy(&head));
+        Ok(Some((stream, pending)))
     }
 
     fn event(&mut self, event: &str) -> Result<()> {
