@@ -98,9 +98,7 @@ async fn a_million_bars_pass_and_live_ones_join() -> Result<()> {
     page.until("tickwire.proof().newest && tickwire.proof().live > 2")
         .await?;
 
-    page.evaluate("tickwire.stream.cut()").await?;
-    page.until("document.querySelector('#link').dataset.state !== 'live'")
-        .await?;
+    page.evaluate(CUT).await?;
     page.evaluate("window.before = tickwire.bars().at(-1).time")
         .await?;
     page.until("tickwire.bars().at(-1).time > window.before + 3")
@@ -115,6 +113,18 @@ async fn a_million_bars_pass_and_live_ones_join() -> Result<()> {
     assert_eq!(page.errors(), &[] as &[String]);
     world.signal(Signal::TERM)
 }
+
+/// Cuts the stream, and waits until the page says so: it may be live again soon after.
+const CUT: &str = "new Promise((resolve) => {
+  const link = document.querySelector('#link');
+  const look = (_, watch) => {
+    if (link.dataset.state === 'live') return;
+    watch.disconnect();
+    resolve(true);
+  };
+  new MutationObserver(look).observe(link, { attributes: true });
+  tickwire.stream.cut();
+})";
 
 /// Chooses one instrument, whose answer is held back, and another one meanwhile; then one whose first
 /// answer fails: what is shown after each, and what was chosen last.
