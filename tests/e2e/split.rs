@@ -89,7 +89,7 @@ fn wishes(number: usize, symbols: &[String], rng: &mut StdRng) -> Vec<Wish> {
 
 /// Kills one of the writers or a replica, again and again.
 async fn kill_some(fleet: &mut Fleet, rng: &mut StdRng, end: Instant) -> Result<String> {
-    let (mut writers, mut fanouts) = (0, 0);
+    let (mut writers, mut fanouts, mut said) = (0, 0, 0);
     while Instant::now() < end || writers == 0 || fanouts == 0 {
         sleep(Duration::from_millis(rng.random_range(500..2_500))).await;
         let is_writer = if writers == fanouts {
@@ -107,8 +107,20 @@ async fn kill_some(fleet: &mut Fleet, rng: &mut StdRng, end: Instant) -> Result<
         };
         process.kill().await?;
         sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
+        if is_writer {
+            said = process.said()?.len();
+        }
         process.start()?;
     }
+    // Whoever is asked to leave before it listens to that is killed by it.
+    until("the ingest that was killed does not publish", async || {
+        let now = fleet.ingests[1].said()?;
+        Ok(now
+            .get(said..)
+            .unwrap_or_default()
+            .contains("\"publishing\""))
+    })
+    .await?;
     for fanout in &mut fleet.fanouts {
         fanout.ready().await?;
     }
