@@ -1,8 +1,8 @@
 //! What is older than the ring, read from the broker: pages of one topic, or of a whole stream, shared by
 //! whoever needs them, bounded in number, bytes and requests.
 //!
-//! The broker looks for a topic's messages one after the other, and nothing can be published while it
-//! looks. So whoever lacks many topics reads the stream as it is, in pages that everybody else reads too.
+//! While the broker looks for the next message of a topic, whoever publishes to the stream waits. So whoever
+//! lacks many topics reads the stream as it is, in pages that everybody else reads too.
 
 use std::sync::Arc;
 use std::time::Duration;
