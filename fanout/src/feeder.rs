@@ -92,12 +92,13 @@ impl Feeder {
                 }
                 self.tell(&news).await;
             }
-            // Not before shards know all that was there: clients come from now on.
+            // Not before shards know all that was there: clients come from now on. Whoever hears that
+            // this replica is ready must be taken, so that is said last.
             if is_joined {
-                self.check.ok();
                 self.missing.send_modify(|missing| {
                     missing.remove(&self.number);
                 });
+                self.check.ok();
             }
         }
     }

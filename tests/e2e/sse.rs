@@ -15,13 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::chromium::{Page, installed};
 use crate::client::{Client, Received};
 use crate::kills::check;
 use crate::process::refused;
-use crate::world::{LOOK, PATIENCE, PATIENT, World, eventually, is_alive, until};
+use crate::world::{PATIENCE, PATIENT, World, eventually, is_alive, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 50\nrate = 2000\nbars = [\"1s\"]\n";
@@ -84,9 +84,7 @@ impl Reader {
         is_there: impl Fn(&Self) -> bool,
         bytes_beyond: usize,
     ) -> Result<()> {
-        let (mut stream, mut pending) = timeout(PATIENCE * 2, self.connected(host))
-            .await
-            .context("nobody is taken")??;
+        let (mut stream, mut pending) = self.connect(host).await?;
         self.connections += 1;
         let mut beyond = 0;
         let mut chunk = vec![0; 16 * 1024];
@@ -108,17 +106,8 @@ impl Reader {
         Ok(())
     }
 
-    async fn connected(&self, host: &str) -> Result<(TcpStream, Vec<u8>)> {
-        loop {
-            if let Some(connected) = self.connect(host).await? {
-                return Ok(connected);
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Asks for events; what came behind the head, or nothing while the server takes nobody.
-    async fn connect(&self, host: &str) -> Result<Option<(TcpStream, Vec<u8>)>> {
+    /// Asks for events: the connection, and what came behind the head.
+    async fn connect(&self, host: &str) -> Result<(TcpStream, Vec<u8>)> {
         let mut stream = TcpStream::connect(host).await?;
         let id = self.id.as_deref().unwrap_or_default();
         let request = format!(
@@ -135,12 +124,14 @@ impl Reader {
             }
         };
         let head: Vec<u8> = pending.drain(..end.context("a head")? + 4).collect();
-        if head.starts_with(b"HTTP/1.1 503 ") {
-            return Ok(None);
-        }
-        let is_good = head.starts_with(b"HTTP/1.1 200 ");
-        ensure!(is_good, "{}", String::from_utf8_lossy(&head));
-        Ok(Some((stream, pending)))
+        let is_taken = head.starts_with(b"HTTP/1.1 200 ");
+        ensure!(
+            is_taken,
+            "{}{}",
+            String::from_utf8_lossy(&head),
+            String::from_utf8_lossy(&pending)
+        );
+        Ok((stream, pending))
     }
 
     fn event(&mut self, event: &str) -> Result<()> {

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long to wait between two looks at something that can only be asked for.
-pub(crate) const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Arguments under which no client is closed as slow, and all of a resume is replayed: for tests of
 /// what arrives, on machines that are busy with other tests.
