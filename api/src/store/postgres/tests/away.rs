@@ -15,6 +15,16 @@ use super::*;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Records an event of today as soon as the server answers again.
+async fn record_as_soon_as_may_be(store: &Postgres, seq: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(problem) = store.record(epoch(), &[event(TODAY, seq)]).await {
+        let wait = problem.retry_after().unwrap();
+        assert!(Instant::now() < deadline, "{problem}");
+        sleep(wait).await;
+    }
+}
+
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_given_up() {
     let patience = NonZeroU32::new(300).unwrap();
@@ -131,7 +141,6 @@ async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
     let store = Postgres::open(&url, &args).unwrap();
     store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
     server.stop().await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
     let mut asked = 0;
     loop {
         let problem = store.record(epoch(), &[event(TODAY, 2)]).await.unwrap_err();
@@ -146,11 +155,7 @@ async fn a_server_that_goes_away_is_left_alone_until_it_is_back() {
     let problem = store.page("T", &trades()).await.unwrap_err();
     assert!(matches!(problem, StoreError::Away(_)), "{problem}");
     server.resume().await.unwrap();
-    while let Err(problem) = store.record(epoch(), &[event(TODAY, 2)]).await {
-        let wait = problem.retry_after().unwrap();
-        assert!(Instant::now() < deadline, "{problem}");
-        sleep(wait).await;
-    }
+    record_as_soon_as_may_be(&store, 2).await;
     assert_eq!(seqs(&store).await, [1, 2]);
     for seq in 3..10 {
         store.record(epoch(), &[event(TODAY, seq)]).await.unwrap();
@@ -186,7 +191,7 @@ async fn a_server_that_falls_silent_is_waited_for_no_longer_than_its_statements_
 /// A way to a server that can fall silent: what it says is then lost, on connections that know this for
 /// ever, and nobody hangs up.
 struct Way {
-    port: u16,
+    url: Secret,
     is_silent: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
@@ -204,9 +209,15 @@ async fn connected(to: &PgConnectOptions) -> Box<dyn Wire> {
     Box::new(TcpStream::connect((to.get_host(), port)).await.unwrap())
 }
 
-async fn way(to: PgConnectOptions) -> Way {
+async fn way(to: &Secret) -> Way {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let here = listener.local_addr().unwrap();
+    // Wherever the server is: an address of this machine, a container's, a socket in a folder.
+    let (user, rest) = to.reveal().split_once('@').unwrap();
+    let (_, database) = rest.split_once('/').unwrap();
+    let database = database.split('?').next().unwrap();
+    let url = Secret::from(format!("{user}@{here}/{database}"));
+    let to = PgConnectOptions::from_str(to.reveal()).unwrap();
     let is_silent = Arc::new(AtomicBool::new(false));
     let silent = Arc::clone(&is_silent);
     let mut tasks = JoinSet::new();
@@ -235,7 +246,7 @@ async fn way(to: PgConnectOptions) -> Way {
         }
     });
     Way {
-        port,
+        url,
         is_silent,
         tasks,
     }
@@ -251,16 +262,8 @@ async fn a_server_that_fell_silent_takes_no_places_with_it() {
         ..Args::default()
     };
     let mut world = World::new().await;
-    let options = PgConnectOptions::from_str(world.url.reveal()).unwrap();
-    let port = options.get_port();
-    let mut way = way(options).await;
-    let (url, _) = world
-        .url
-        .reveal()
-        .split_once('?')
-        .unwrap_or((world.url.reveal(), ""));
-    let url = url.replace(&format!(":{port}/"), &format!(":{}/", way.port));
-    let store = Postgres::open(&Secret::from(url), &args).unwrap();
+    let mut way = way(&world.url).await;
+    let store = Postgres::open(&way.url, &args).unwrap();
     store.record(epoch(), &[event(TODAY, 1)]).await.unwrap();
     assert_eq!(seqs(&store).await, [1]);
     // It falls silent in the middle of an answer.
@@ -282,11 +285,7 @@ async fn a_server_that_fell_silent_takes_no_places_with_it() {
         assert!(problem.unwrap_err().retry_after().is_some());
     }
     way.is_silent.store(false, Ordering::SeqCst);
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(problem) = store.record(epoch(), &[event(TODAY, 9)]).await {
-        assert!(Instant::now() < deadline, "{problem}");
-        sleep(problem.retry_after().unwrap()).await;
-    }
+    record_as_soon_as_may_be(&store, 9).await;
     let seqs = seqs(&store).await;
     assert!(seqs.starts_with(&[1]) && seqs.ends_with(&[9]), "{seqs:?}");
     way.tasks.shutdown().await;
