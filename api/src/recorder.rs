@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::store::{Recorded, TickStore};
+pub use intake::BATCH;
 use metrics::Metrics;
 use progress::Quiet;
 use sweeper::Sweeper;

@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use api::recorder::BATCH;
 use api::store::postgres::{Args as PostgresArgs, Postgres};
 use api::store::sqlite::Sqlite;
 use api::store::{Content, Row, TickStore};
@@ -34,7 +35,7 @@ struct Args {
     rows: u64,
 
     /// Rows of each transaction: as many as the recorder fetches
-    #[arg(long, default_value = "2000")]
+    #[arg(long, default_value_t = BATCH)]
     batch: usize,
 
     /// Instruments

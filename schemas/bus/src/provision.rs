@@ -280,7 +280,8 @@ async fn consumer(client: &Client, spec: &StreamSpec) -> Result<(), ApiError> {
             "deliver_policy": "all",
             "ack_policy": "explicit",
             "ack_wait": 30_000_000_000_u64,
-            "max_ack_pending": 20_000,
+            // Some batches of each replica: what dead ones have not acknowledged holds up nobody else.
+            "max_ack_pending": 40_000,
             "max_deliver": -1,
             "replay_policy": "instant",
             "filter_subjects": spec.recorded,
