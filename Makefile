@@ -37,7 +37,7 @@ bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, a
 bench-history: setup ## Measure how fast ranges of a million bars are answered, and what an export of a million trades costs
 	cargo run --locked --release --bin tickwire -- bench history $(BENCH)
 
-bench-store: ## Measure how fast history is stored, beside a plain COPY: BENCH="--rows 400000"
+bench-store: setup ## Measure how fast a recorder stores history, and beside it a plain COPY: BENCH="--rows 400000"
 	cargo run --locked --release --example store -- $(BENCH)
 
 simulate: ## Run random histories of readers, sessions and clients: SEEDS=from..to, or SEED=n to replay one

@@ -27,8 +27,8 @@ use tracing::{info, warn};
 
 use crate::store::{Recorded, TickStore};
 pub use intake::BATCH;
+use intake::Batch;
 use metrics::Metrics;
-use progress::Quiet;
 use sweeper::Sweeper;
 
 /// The durable consumer that all recorders share.
@@ -72,7 +72,6 @@ struct Recorder<S> {
     /// Progress as the database had it when it was asked last, and when that was.
     noted: Option<Recorded>,
     asked: Instant,
-    quiet: Option<Quiet>,
     sweeper: Sweeper,
     /// The last message of a batch that could not be stored, until everything up to it is.
     failed: Option<(Epoch, StreamSeq)>,
@@ -101,7 +100,6 @@ pub async fn run<S: TickStore>(
         check,
         noted: None,
         asked: Instant::now(),
-        quiet: None,
         failed: None,
     };
     let too_long = async {
@@ -151,9 +149,8 @@ impl<S: TickStore> Recorder<S> {
         self.look_back(epoch, &state).await?;
         let consumer = self.consumer().await?;
         info!(stream = name, %epoch, "recording");
-        self.quiet = None;
         let mut noted_at = Instant::now();
-        let mut held = Vec::new();
+        let mut held = Batch::default();
         loop {
             // First, so that a full database has room again.
             self.sweeper
@@ -162,7 +159,7 @@ impl<S: TickStore> Recorder<S> {
             // One batch is fetched while the one before is stored.
             let (taken, fetched) = tokio::join!(self.take(epoch, held), intake::fetch(&consumer));
             if taken.is_err() {
-                intake::give_back(fetched.unwrap_or_default()).await;
+                fetched.unwrap_or_default().give_back().await;
                 return taken;
             }
             held = fetched?;
@@ -175,7 +172,7 @@ impl<S: TickStore> Recorder<S> {
                 let noted = self.note_progress(&consumer, epoch).await;
                 if !matches!(noted, Ok(true)) {
                     // Of another history, or with nowhere to go.
-                    intake::give_back(held).await;
+                    held.give_back().await;
                     return noted.map(|_| ());
                 }
             }

@@ -36,11 +36,11 @@ pub const RECORDED: [Kind; 9] = [
     Kind::Inst,
 ];
 
-/// The stream's subjects that the recorder's consumer receives.
-pub fn recorded_subjects() -> Vec<String> {
-    RECORDED
-        .map(|kind| format!("{}{kind}.>", schemas::subject::STORED))
-        .into()
+/// Whether messages of this subject are recorded; the publisher's own are not.
+pub(crate) fn is_recorded(subject: &str) -> bool {
+    let rest = subject.strip_prefix(schemas::subject::STORED);
+    let kind = rest.and_then(|rest| rest.split_once('.'));
+    kind.is_some_and(|(kind, _)| RECORDED.iter().any(|recorded| recorded.as_str() == kind))
 }
 
 /// A database of ticks.

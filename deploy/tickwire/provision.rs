@@ -69,7 +69,6 @@ impl StreamArgs {
             max_age_secs: self.written.retain_secs,
             max_bytes: self.retain_bytes,
             replicas: replicas.get(),
-            recorded: api::store::recorded_subjects(),
         }
     }
 }

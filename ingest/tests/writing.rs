@@ -73,7 +73,6 @@ impl Bench {
             max_age_secs: 3_600,
             max_bytes: 1 << 28,
             replicas: 1,
-            recorded: vec!["tick.trade.>".to_owned()],
         };
         timeout(PATIENCE, async {
             while provision(&client, &spec).await.is_err() {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::Recorder;
-use crate::store::{Content, Row, StoreError, TickStore, content};
+use crate::store::{Content, Row, StoreError, TickStore, content, is_recorded};
 
 /// The most bytes of one fetch: messages are small, unless somebody writes what is none.
 const FETCH_BYTES: usize = 16 << 20;
@@ -23,9 +23,16 @@ pub const BATCH: usize = 4_000;
 /// How long a batch is gathered.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// Fetches a batch; what came before any trouble is good.
-pub(super) async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
-    let mut batch: pull::Batch = consumer
+/// Messages, and what is stored of them.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) messages: Vec<Message>,
+    rows: Vec<Row>,
+}
+
+/// Fetches a batch and reads it, while another one is stored; what came before any trouble is good.
+pub(super) async fn fetch(consumer: &PullConsumer) -> Result<Batch> {
+    let mut arriving: pull::Batch = consumer
         .fetch()
         .max_messages(BATCH)
         .max_bytes(FETCH_BYTES)
@@ -34,43 +41,47 @@ pub(super) async fn fetch(consumer: &PullConsumer) -> Result<Vec<Message>> {
         .await
         .map_err(|error| anyhow::anyhow!("{error}"))
         .context("fetching")?;
-    let mut messages = Vec::new();
+    let mut batch = Batch::default();
     loop {
-        let problem = match timeout(GATHER * 8, batch.next()).await {
-            Ok(Some(Ok(message))) => {
-                messages.push(message);
-                continue;
-            }
-            Ok(None) => return Ok(messages),
+        let problem = match timeout(GATHER * 8, arriving.next()).await {
+            Ok(Some(Ok(message))) => match row(&message) {
+                Ok(row) => {
+                    batch.rows.extend(row);
+                    batch.messages.push(message);
+                    continue;
+                }
+                Err(problem) => problem,
+            },
+            Ok(None) => return Ok(batch),
             Ok(Some(Err(error))) => anyhow::anyhow!("{error}").context("fetching"),
             Err(_) => anyhow::anyhow!("the broker does not answer a fetch"),
         };
-        return if messages.is_empty() {
+        return if batch.messages.is_empty() {
             Err(problem)
         } else {
-            Ok(messages)
+            Ok(batch)
         };
     }
 }
 
-/// Gives messages back to the broker, which delivers them again at once, to whichever replica.
-pub(super) async fn give_back(messages: Vec<Message>) {
-    for message in messages {
-        if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
-            debug!(%error, "not given back: it comes again by itself, later");
-            break;
+impl Batch {
+    /// Gives messages back to the broker, which delivers them again at once, to whichever replica.
+    pub(super) async fn give_back(self) {
+        for message in self.messages {
+            if let Err(error) = message.ack_with(AckKind::Nak(None)).await {
+                debug!(%error, "not given back: it comes again by itself, later");
+                break;
+            }
         }
     }
 }
 
 impl<S: TickStore> Recorder<S> {
     /// Stores a batch and acknowledges it, or gives it back.
-    pub(super) async fn take(&mut self, epoch: Epoch, messages: Vec<Message>) -> Result<()> {
-        if messages.is_empty() {
-            return Ok(());
-        }
-        let Err(problem) = self.store(epoch, &messages).await else {
-            for message in messages {
+    pub(super) async fn take(&mut self, epoch: Epoch, mut batch: Batch) -> Result<()> {
+        let rows = std::mem::take(&mut batch.rows);
+        let Err(problem) = self.record(epoch, rows, &batch.messages).await else {
+            for message in batch.messages {
                 message
                     .ack()
                     .await
@@ -80,20 +91,14 @@ impl<S: TickStore> Recorder<S> {
             return Ok(());
         };
         self.metrics.failures.inc();
-        let last = messages.iter().filter_map(|message| message.info().ok());
-        let last = last.map(|info| StreamSeq::new(info.stream_sequence)).max();
+        let infos = batch
+            .messages
+            .iter()
+            .filter_map(|message| message.info().ok());
+        let last = infos.map(|info| StreamSeq::new(info.stream_sequence)).max();
         self.failed = last.map(|last| (epoch, last)).max(self.failed);
-        give_back(messages).await;
-        Err(problem)
-    }
-
-    async fn store(&self, epoch: Epoch, messages: &[Message]) -> Result<()> {
-        let mut rows = Vec::with_capacity(messages.len());
-        for message in messages {
-            rows.extend(row(message)?);
-        }
-        let recorded = self.record(epoch, rows, messages).await;
-        recorded.context("nothing is lost, the stream keeps it")
+        batch.give_back().await;
+        Err(problem).context("nothing is lost, the stream keeps it")
     }
 
     /// Tells what was stored.
@@ -123,6 +128,7 @@ impl<S: TickStore> Recorder<S> {
         messages: &[Message],
     ) -> Result<(), StoreError> {
         let mut parts = vec![rows];
+        parts.retain(|rows| !rows.is_empty());
         while let Some(mut rows) = parts.pop() {
             let Err(problem) = self.config.store.record(epoch, &rows).await else {
                 self.stored(&rows);
@@ -158,8 +164,12 @@ fn dead_letter(message: &Message, problem: String) -> Content {
     }
 }
 
-/// What is stored of a message; of one that only repeats an older one, nothing.
+/// What is stored of a message; nothing of a kind that is not recorded, or of one that only repeats an
+/// older one.
 fn row(message: &Message) -> Result<Option<Row>> {
+    if !is_recorded(&message.subject) {
+        return Ok(None);
+    }
     let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
     let seq = StreamSeq::new(info.stream_sequence);
     let refreshed = |tick: &Tick| tick.head().flags.contains(&Flag::Refresh);

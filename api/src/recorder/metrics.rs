@@ -48,7 +48,7 @@ impl Metrics {
         );
         registry.register(
             "pending",
-            "Messages of the stream not stored yet",
+            "Messages of the stream that wait to be stored or passed over",
             metrics.pending.clone(),
         );
         registry.register(

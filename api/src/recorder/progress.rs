@@ -15,34 +15,6 @@ use crate::store::{Recorded, TickStore};
 
 /// A database that has nothing to store is asked so often, so that readiness is true.
 const ASK: Duration = Duration::from_secs(5);
-/// The broker that keeps the consumer may lag behind the one that keeps the stream: what it has
-/// nothing of after so long is nothing that the recorder wants.
-const SETTLED: Duration = Duration::from_secs(3);
-
-/// Where the stream ended at a time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Quiet {
-    at: Instant,
-    last: StreamSeq,
-}
-
-/// Up to where everything is stored. Where nothing is pending, that is the end of the stream as it
-/// was before: behind what is acknowledged there may be messages that nobody records.
-fn floor(info: &Info, quiet: &mut Option<Quiet>, (now, last): (Instant, StreamSeq)) -> StreamSeq {
-    let acknowledged = StreamSeq::new(info.ack_floor.stream_sequence);
-    let idle = info.num_pending == 0 && info.num_ack_pending == 0;
-    let copies = info
-        .cluster
-        .as_ref()
-        .map_or(0, |cluster| cluster.replicas.len());
-    let settled = if copies == 0 { Duration::ZERO } else { SETTLED };
-    let due = quiet.filter(|quiet| now.duration_since(quiet.at) >= settled);
-    if due.is_some() || quiet.is_none() {
-        *quiet = Some(Quiet { at: now, last });
-    }
-    let ended = due.filter(|_| idle).map(|quiet| quiet.last);
-    ended.map_or(acknowledged, |ended| ended.max(acknowledged))
-}
 
 impl<S: TickStore> Recorder<S> {
     /// Asks the database how far it is, and so whether it answers.
@@ -89,8 +61,7 @@ impl<S: TickStore> Recorder<S> {
         self.ask().await
     }
 
-    /// Notes everything up to which all recorded kinds are stored; `false` if the stream has another
-    /// history by now.
+    /// Notes up to where everything is acknowledged; `false` if the stream has another history by now.
     ///
     /// The stream is looked at behind the consumer: what retention takes away while it is pending
     /// counts as acknowledged there, and is found missing here.
@@ -109,8 +80,7 @@ impl<S: TickStore> Recorder<S> {
             return Ok(false);
         }
         self.look_back(epoch, &state).await?;
-        let ended = (Instant::now(), state.last_seq);
-        let floor = floor(&info, &mut self.quiet, ended);
+        let floor = StreamSeq::new(info.ack_floor.stream_sequence);
         self.tell(&info);
         if self.failed.is_some_and(|failed| failed <= (epoch, floor)) {
             self.failed = None;
@@ -137,6 +107,3 @@ impl<S: TickStore> Recorder<S> {
         Ok(true)
     }
 }
-
-#[cfg(test)]
-mod tests;

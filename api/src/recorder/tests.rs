@@ -24,7 +24,7 @@ use super::intake::fetch;
 use super::*;
 use crate::store::guarded::{Call, Guard, Guarded};
 use crate::store::sqlite::Sqlite;
-use crate::store::{Page, Place, Range, Series, StoreError, recorded_subjects};
+use crate::store::{Page, Place, Range, Series, StoreError};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -119,7 +119,6 @@ impl World {
             max_age_secs: 3_600,
             max_bytes: 1 << 26,
             replicas: 1,
-            recorded: recorded_subjects(),
         };
         let epoch = provision(&cx.client, &spec).await.unwrap();
         let inner = Sqlite::open(&dir.path().join("history.db"), None).await;
@@ -242,7 +241,7 @@ async fn what_could_not_be_stored_comes_again_at_once_and_nothing_is_well_before
         .unwrap();
     let mut held = Vec::new();
     until(async || {
-        held.extend(fetch(&consumer).await.unwrap());
+        held.extend(fetch(&consumer).await.unwrap().messages);
         !held.is_empty()
     })
     .await;
@@ -257,6 +256,29 @@ async fn what_could_not_be_stored_comes_again_at_once_and_nothing_is_well_before
     }
     world.stored(3).await;
     timeout(PATIENCE, world.cx.health.ready()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_is_recorded_to_its_end_whatever_nobody_records_of_it() {
+    let world = World::start().await;
+    world.publish("1").await;
+    let context = jetstream::new(world.cx.client.clone());
+    let others = [
+        "tick.form.x.A.1m",
+        "tick.book.x.A",
+        "tick.fence.T",
+        "tick.unheard.x.A",
+        "tick.trade",
+    ];
+    for subject in others {
+        let sent = context.publish(subject, vec![0xc1].into()).await;
+        sent.unwrap().await.unwrap();
+    }
+    let floor = async || world.page().await.progress.map(|progress| progress.floor);
+    until(async || floor().await.is_some_and(|floor| floor.seq().get() == 6)).await;
+    assert_eq!(world.seqs().await, [1]);
+    assert_eq!(world.store.dead_letters().await.unwrap(), 0);
+    assert!((world.metric("rows_total") - 1.0).abs() < f64::EPSILON);
 }
 
 #[tokio::test]
@@ -347,11 +369,11 @@ async fn messages_that_are_large_come_in_smaller_batches() {
     let stream = context.get_stream("T").await.unwrap();
     let consumer = stream.create_consumer(pull::Config::default()).await;
     let consumer = consumer.unwrap();
-    let first = fetch(&consumer).await.unwrap().len();
+    let first = fetch(&consumer).await.unwrap().messages.len();
     assert!((1..100).contains(&first), "{first} at once");
     let mut count = first;
     until(async || {
-        count += fetch(&consumer).await.unwrap().len();
+        count += fetch(&consumer).await.unwrap().messages.len();
         count >= 100
     })
     .await;

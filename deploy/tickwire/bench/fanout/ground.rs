@@ -83,7 +83,6 @@ impl Ground {
             max_age_secs: 3_600,
             max_bytes: 2 << 30,
             replicas: 1,
-            recorded: api::store::recorded_subjects(),
         };
         let nats = dir.path().join("nats");
         config::write(&nats, &spec, &logins)?;

@@ -22,7 +22,6 @@ fn spec(name: &str) -> StreamSpec {
         max_age_secs: 60,
         max_bytes: 1 << 20,
         replicas: 1,
-        recorded: Vec::new(),
     }
 }
 

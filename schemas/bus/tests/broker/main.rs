@@ -28,7 +28,6 @@ pub(crate) async fn provisioned(client: &async_nats::Client) -> anyhow::Result<E
         max_age_secs: 3_600,
         max_bytes: 1 << 30,
         replicas: 1,
-        recorded: vec!["tick.trade.>".to_owned(), "tick.bar.>".to_owned()],
     };
     Ok(provision(client, &spec).await?)
 }

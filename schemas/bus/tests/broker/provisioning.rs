@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::{self, stream};
 use bus::provision::{ProvisionError, StreamSpec, provision};
 use futures_util::StreamExt;
@@ -12,6 +13,9 @@ use tokio::time::timeout;
 use crate::server::Server;
 use crate::{STREAM, provisioned};
 
+/// How long the broker may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn spec() -> StreamSpec {
     StreamSpec {
         venues: Vec::new(),
@@ -19,7 +23,6 @@ fn spec() -> StreamSpec {
         max_age_secs: 3_600,
         max_bytes: 1 << 28,
         replicas: 1,
-        recorded: vec!["tick.trade.>".to_owned()],
     }
 }
 
@@ -131,6 +134,52 @@ async fn what_the_operator_set_stays() -> Result<()> {
         Some("kept")
     );
     assert_eq!(config.max_bytes, 1 << 28);
+    Ok(())
+}
+
+/// The stream sequences of the next messages that the recorder receives; each is acknowledged.
+async fn received(stream: &stream::Stream, count: usize) -> Result<Vec<u64>> {
+    let told = |error| anyhow::anyhow!("{error}");
+    let consumer: PullConsumer = stream.get_consumer("recorder").await.map_err(told)?;
+    let fetching = consumer.fetch().max_messages(count);
+    let mut batch = fetching.expires(PATIENCE).messages().await?;
+    let mut seqs = Vec::new();
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(told)?;
+        seqs.push(message.info().map_err(told)?.stream_sequence);
+        message.double_ack().await.map_err(told)?;
+    }
+    Ok(seqs)
+}
+
+#[tokio::test]
+async fn the_recorder_receives_everything_though_an_older_one_did_not() -> Result<()> {
+    let server = Server::start().await?;
+    let client = server.client().await?;
+    provisioned(&client).await?;
+    let context = jetstream::new(client.clone());
+    let stream = context.get_stream(STREAM).await?;
+    let older = pull::Config {
+        durable_name: Some("recorder".to_owned()),
+        max_ack_pending: 40_000,
+        filter_subjects: vec!["tick.trade.>".to_owned(), "tick.bar.>".to_owned()],
+        ..pull::Config::default()
+    };
+    stream.update_consumer(older).await?;
+    let publish = async |subject: &'static str| {
+        anyhow::Ok(context.publish(subject, "x".into()).await?.await?.sequence)
+    };
+    publish("tick.book.x.A").await?;
+    let first = publish("tick.trade.x.A").await?;
+    assert_eq!(received(&stream, 1).await?, [first]);
+    provision(&client, &spec()).await?;
+    let book = publish("tick.book.x.A").await?;
+    let later = [book, publish("tick.trade.x.A").await?];
+    assert_eq!(received(&stream, 2).await?, later);
+    let info = stream.consumer_info("recorder").await?;
+    assert!(info.config.filter_subjects.is_empty());
+    assert_eq!(info.ack_floor.stream_sequence, later[1]);
+    assert_eq!((info.num_pending, info.num_ack_pending), (0, 0));
     Ok(())
 }
 

@@ -1,9 +1,12 @@
-//! How many rows a second the recorder's store takes: Postgres and SQLite, beside a plain COPY of the
-//! same rows into the same tables on the same server.
+//! How many rows a second a whole recorder takes out of a broker, and how many its store takes alone:
+//! Postgres and SQLite, beside a plain COPY of the same rows into the same tables on the same server.
 //!
 //! `make bench-store`; the last line is JSON.
 
+mod whole;
+
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +26,7 @@ use schemas::time::{Clock as _, SystemClock, UnixNanos};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::Instant;
+use whole::Broker;
 
 const COLUMNS: &str = "at, created, gen, s, kind, venue, symbol, payload, \
                        price, size, bid, bid_size, ask, ask_size";
@@ -45,6 +49,10 @@ struct Args {
     /// Rounds, each in databases of its own; the median counts
     #[arg(long, default_value = "3")]
     rounds: usize,
+
+    /// The nats-server to run; the one that `make setup` installed by default
+    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
+    nats_server_bin: Option<PathBuf>,
 }
 
 /// What was measured; each is the time for all rows.
@@ -56,6 +64,8 @@ struct Times {
     sqlite: Vec<Duration>,
     postgres_bars: Vec<Duration>,
     sqlite_bars: Vec<Duration>,
+    whole_postgres: Vec<Duration>,
+    whole_sqlite: Vec<Duration>,
 }
 
 #[tokio::main]
@@ -200,6 +210,14 @@ async fn round(
     let store = Sqlite::open(&dir.path().join("history.sqlite"), None).await?;
     times.sqlite.push(record(&store, args, rows).await?);
     times.sqlite_bars.push(record(&store, args, bars).await?);
+
+    let broker = Broker::filled(args.nats_server_bin.as_deref(), rows).await?;
+    let url = server.database().await?;
+    let store = Postgres::open(&Secret::from(&*url), &PostgresArgs::default())?;
+    store.ready().await?;
+    times.whole_postgres.push(broker.record(store, rows).await?);
+    let store = Sqlite::open(&dir.path().join("whole.sqlite"), None).await?;
+    times.whole_sqlite.push(broker.record(store, rows).await?);
     Ok(())
 }
 
@@ -256,6 +274,7 @@ fn report(args: &Args, times: Times) -> Result<()> {
     let (copy, postgres) = (rate(times.copy)?, rate(times.postgres)?);
     let (again, sqlite) = (rate(times.again)?, rate(times.sqlite)?);
     let (postgres_bars, sqlite_bars) = (rate(times.postgres_bars)?, rate(times.sqlite_bars)?);
+    let (whole_postgres, whole_sqlite) = (rate(times.whole_postgres)?, rate(times.whole_sqlite)?);
     let mut out = io::stdout().lock();
     let (rows, batch, rounds) = (args.rows, args.batch, args.rounds);
     writeln!(
@@ -265,11 +284,13 @@ fn report(args: &Args, times: Times) -> Result<()> {
     writeln!(out, "{:<44} {:>9} {:>8}", "", "rows/s", "of COPY")?;
     for (name, rate) in [
         ("plain COPY, Postgres", copy),
-        ("recorder, Postgres", postgres),
-        ("recorder, Postgres, everything again", again),
-        ("recorder, Postgres, bars", postgres_bars),
-        ("recorder, SQLite", sqlite),
-        ("recorder, SQLite, bars", sqlite_bars),
+        ("store, Postgres", postgres),
+        ("store, Postgres, everything again", again),
+        ("store, Postgres, bars", postgres_bars),
+        ("store, SQLite", sqlite),
+        ("store, SQLite, bars", sqlite_bars),
+        ("whole recorder, Postgres", whole_postgres),
+        ("whole recorder, SQLite", whole_sqlite),
     ] {
         writeln!(out, "{name:<44} {rate:>9.0} {:>7.0}%", 100.0 * rate / copy)?;
     }
@@ -278,6 +299,7 @@ fn report(args: &Args, times: Times) -> Result<()> {
         "copy_rows_per_s": copy, "postgres_rows_per_s": postgres,
         "postgres_again_rows_per_s": again, "sqlite_rows_per_s": sqlite,
         "postgres_bars_per_s": postgres_bars, "sqlite_bars_per_s": sqlite_bars,
+        "whole_postgres_rows_per_s": whole_postgres, "whole_sqlite_rows_per_s": whole_sqlite,
         "postgres_of_copy": (1_000.0 * postgres / copy).round() / 1_000.0,
         "sqlite_of_copy": (1_000.0 * sqlite / copy).round() / 1_000.0,
     });
