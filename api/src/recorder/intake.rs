@@ -127,8 +127,10 @@ impl<S: TickStore> Recorder<S> {
         rows: Vec<Row>,
         messages: &[Message],
     ) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         let mut parts = vec![rows];
-        parts.retain(|rows| !rows.is_empty());
         while let Some(mut rows) = parts.pop() {
             let Err(problem) = self.config.store.record(epoch, &rows).await else {
                 self.stored(&rows);

@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, default_value = "200000")]
     rows: u64,
 
-    /// Rows of each transaction: as many as the recorder fetches
+    /// Rows of each transaction of COPY and of a store alone; a whole recorder fetches as many as by default
     #[arg(long, default_value_t = BATCH)]
     batch: usize,
 
