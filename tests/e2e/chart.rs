@@ -6,10 +6,11 @@ use rustix::process::Signal;
 use schemas::id::Interval;
 use schemas::time::{Clock as _, SystemClock};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::chromium::{Page, installed};
 use crate::stored::{bars, store};
-use crate::world::{World, eventually, say, until};
+use crate::world::{PATIENCE, World, eventually, say, until};
 
 const FEEDS: &str =
     "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = 4\nrate = 400\nseed = 3\n";
@@ -72,12 +73,16 @@ async fn a_million_bars_pass_and_live_ones_join() -> Result<()> {
         .await?;
     compare(&mut page, &world, &symbol, begun[0]).await?;
 
-    let scrolled = loop {
-        let scrolled = page.evaluate(SCROLL).await?;
-        if !scrolled.is_null() {
-            break scrolled;
+    let scrolling = async {
+        loop {
+            let scrolled = page.evaluate(SCROLL).await?;
+            if !scrolled.is_null() {
+                return anyhow::Ok(scrolled);
+            }
         }
     };
+    let scrolled = timeout(PATIENCE * 5, scrolling).await;
+    let scrolled = scrolled.context("the beginning is never reached")??;
     say(&format!("scrolled back: {scrolled}"));
     assert_eq!(scrolled["holes"], Value::Array(Vec::new()), "holes");
     assert_eq!(scrolled["oldest"], first);

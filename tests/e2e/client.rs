@@ -68,10 +68,14 @@ impl Client {
     }
 
     async fn welcomed(&mut self) -> Result<()> {
-        while self.epoch.is_none() {
-            self.next().await?;
-        }
-        Ok(())
+        timeout(PATIENCE, async {
+            while self.epoch.is_none() {
+                self.next().await?;
+            }
+            Ok(())
+        })
+        .await
+        .context("nobody says welcome")?
     }
 
     /// Sends one op.

@@ -147,11 +147,14 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
     for fields in ["", OFFER] {
         let (mut reader, mut write, _) = connect(world.ws(), Encoding::Json, fields, &[]).await?;
         write.write_all(&frame(FIN | TEXT, subscribe)).await?;
-        let mut ticks = 0;
-        while ticks < 1_000 {
-            let event = timeout(PATIENCE, reader.next()).await??;
-            ticks += usize::from(event == Event::Said("d".to_owned()));
-        }
+        let busy = async {
+            let mut ticks = 0;
+            while ticks < 1_000 {
+                ticks += usize::from(reader.next().await? == Event::Said("d".to_owned()));
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, busy).await.context("few ticks come")??;
         ensure!(
             (reader.deflated == 0) == fields.is_empty(),
             "{} compressed",
@@ -164,7 +167,11 @@ async fn nothing_follows_a_close_frame_on_a_busy_connection() -> Result<()> {
             frame(FIN | wire::RSV1 | TEXT, &deflate(6, b"{"))
         };
         write.write_all(&bad).await?;
-        while timeout(PATIENCE, reader.next()).await?? != Event::Close(4501) {}
+        let closed = async {
+            while reader.next().await? != Event::Close(4501) {}
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, closed).await.context("it stays open")??;
         say_goodbye(&mut reader, &mut write).await?;
     }
     let before = counter(&world, "tickwire_fanout_deflate_in_bytes_total ").await?;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use schemas::codec;
 use schemas::id::Kind;
 use schemas::position::StreamSeq;
 use schemas::ws::Encoding;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::client::{Client, Received};
-use crate::world::{PATIENT, World};
+use crate::world::{PATIENCE, PATIENT, World};
 
 /// A minute of the simulator at [`RATE`]: ticks, forming and closed bars, summaries.
 const GOAL: StreamSeq = StreamSeq::new(400_000);
@@ -68,11 +69,11 @@ async fn ten_clients_receive_everything_and_the_same() -> Result<()> {
     for number in 0..CLIENTS {
         let mut client = Client::connect(world.ws(), Encoding::ALL[number % 2]).await?;
         client.subscribe_all(&["*.sim.>"], "none").await?;
-        clients.spawn(receive(client));
+        clients.spawn(timeout(PATIENCE * 5, receive(client)));
     }
     let mut contents: Vec<(Content, u64)> = Vec::new();
     while let Some(content) = clients.join_next().await {
-        contents.push(content??);
+        contents.push(content?.context("the goal is not reached")??);
     }
     let (first, ticks) = &contents[0];
     eprintln!(

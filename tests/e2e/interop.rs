@@ -50,9 +50,14 @@ async fn start() -> Result<World> {
     let mut client = Client::connect(world.ws(), Encoding::Json).await?;
     client.subscribe_all(&TOPICS, "none").await?;
     let mut topics = BTreeSet::new();
-    while topics.len() < 100 {
-        topics.extend(client.next().await?.into_iter().map(|tick| tick.topic));
-    }
+    let all = async {
+        while topics.len() < 100 {
+            topics.extend(client.next().await?.into_iter().map(|tick| tick.topic));
+        }
+        anyhow::Ok(())
+    };
+    let all = timeout(PATIENCE, all).await;
+    all.with_context(|| format!("only {} topics have a value", topics.len()))??;
     Ok(world)
 }
 
@@ -177,10 +182,14 @@ async fn tokio_tungstenite_follows() -> Result<()> {
     for encoding in Encoding::ALL {
         let mut client = Client::connect(world.ws(), encoding).await?;
         client.subscribe(&TOPICS, "none", [].into()).await?;
-        let mut ticks = 0;
-        while ticks < TICKS {
-            ticks += u64::try_from(client.next().await?.len())?;
-        }
+        let following = async {
+            let mut ticks = 0;
+            while ticks < TICKS {
+                ticks += u64::try_from(client.next().await?.len())?;
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, following).await??;
         let counts = client.continuity.counts();
         ensure!(
             counts.holes + counts.gaps + counts.skips + counts.resets == 0,

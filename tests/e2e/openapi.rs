@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{SinkExt, StreamExt};
+use schemas::ws::Encoding;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -15,6 +16,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::chromium::{Page, installed};
+use crate::client::Client;
 use crate::interop::client;
 use crate::movement::{is_soak, seed};
 use crate::world::{PATIENCE, World, eventually, say, until};
@@ -168,10 +170,18 @@ async fn the_socket_is_as_described() -> Result<()> {
         return Ok(());
     };
     let world = World::start(FEEDS).await?;
+    let topics = ["trade.sim.*", "quote.sim.AAA", "nonsense"];
+    // Without a last value there is no snapshot.
+    let mut before = Client::connect(world.ws(), Encoding::Json).await?;
+    before.subscribe(&topics[..2], "none", [].into()).await?;
+    let first = timeout(PATIENCE, async {
+        while before.next().await?.is_empty() {}
+        anyhow::Ok(())
+    });
+    first.await.context("no tick comes")??;
     let dir = TempDir::new()?;
     let (_, document) = world.get("/asyncapi.json").await?;
     std::fs::write(dir.path().join("document"), document.to_string())?;
-    let topics = ["trade.sim.*", "quote.sim.AAA", "nonsense"];
     let ops = [
         json!([{ "op": "ping" }, { "op": "list", "id": 1 }]),
         json!([{ "op": "subscribe", "id": 2, "topics": topics, "snapshot": true, "conflate": 500 }]),
@@ -184,16 +194,19 @@ async fn the_socket_is_as_described() -> Result<()> {
     for op in &ops[..2] {
         socket.send(Message::text(op.to_string())).await?;
     }
-    while !wanted.iter().all(|kind| seen.contains(*kind)) {
-        let frame = timeout(PATIENCE, socket.next())
-            .await?
-            .context("a frame")??;
-        let Message::Text(text) = frame else { continue };
-        let messages: Value = serde_json::from_str(&text)?;
-        let messages = messages.as_array().context("an array")?.iter();
-        seen.extend(messages.filter_map(|one| one["t"].as_str().map(str::to_owned)));
-        frames.push(text.to_string());
-    }
+    let hearing = async {
+        while !wanted.iter().all(|kind| seen.contains(*kind)) {
+            let frame = socket.next().await.context("a frame")??;
+            let Message::Text(text) = frame else { continue };
+            let messages: Value = serde_json::from_str(&text)?;
+            let messages = messages.as_array().context("an array")?.iter();
+            seen.extend(messages.filter_map(|one| one["t"].as_str().map(str::to_owned)));
+            frames.push(text.to_string());
+        }
+        anyhow::Ok(())
+    };
+    let heard = timeout(PATIENCE, hearing).await;
+    heard.with_context(|| format!("of {wanted:?} only {seen:?} came"))??;
     // What a server does not say, and a client must not ask.
     let wrong = [
         r#"[{"t":"d","c":"trade.sim.AAA"}]"#,

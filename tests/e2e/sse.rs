@@ -84,6 +84,18 @@ impl Reader {
         is_there: impl Fn(&Self) -> bool,
         bytes_beyond: usize,
     ) -> Result<()> {
+        let reading = self.read_on(host, is_there, bytes_beyond);
+        timeout(PATIENCE * 2, reading)
+            .await
+            .context("what is awaited does not come")?
+    }
+
+    async fn read_on(
+        &mut self,
+        host: &str,
+        is_there: impl Fn(&Self) -> bool,
+        bytes_beyond: usize,
+    ) -> Result<()> {
         let (mut stream, mut pending) = self.connect(host).await?;
         self.connections += 1;
         let mut beyond = 0;
