@@ -8,6 +8,7 @@
 
 mod backlog;
 mod chain;
+mod patience;
 mod session;
 
 use std::future::Future;
@@ -25,10 +26,8 @@ use tracing::{error, info, warn};
 
 use backlog::Backlog;
 use chain::{Broken, Chain, Link};
+use patience::Patience;
 use session::{Session, Tail, Trouble};
-
-/// Broker time without any acknowledged progress after which the connection is given up.
-const PROGRESS: Duration = Duration::from_millis(500);
 
 /// How a publisher works.
 #[derive(Clone, Debug)]
@@ -201,8 +200,7 @@ pub struct Publisher {
     chain: Chain,
     session: Option<Session>,
     takeovers: u64,
-    /// When the oldest unacknowledged message runs out of patience.
-    deadline: Instant,
+    patience: Patience,
 }
 
 impl Drop for Publisher {
@@ -237,7 +235,7 @@ impl Publisher {
             chain,
             session: None,
             takeovers: 0,
-            deadline: Instant::now(),
+            patience: Patience::new(Instant::now()),
         };
         (sender, publisher)
     }
@@ -354,8 +352,10 @@ impl Publisher {
                 }
                 () = filled, if has_room => {}
                 () = stop.cancelled(), if !stop.is_cancelled() => {}
-                () = sleep_until(self.deadline), if waiting => {
-                    return Err(format!("no acknowledgement for {PROGRESS:?}"));
+                () = sleep_until(self.patience.deadline()), if waiting => {
+                    let silence = self.patience.length();
+                    self.patience.ran_out();
+                    return Err(format!("no acknowledgement for {silence:?}"));
                 }
             }
         }
@@ -379,7 +379,7 @@ impl Publisher {
             }
             self.shared.drained.notify_waiters();
             if self.chain.in_flight() == 0 {
-                self.deadline = Instant::now() + PROGRESS;
+                self.patience.begin(Instant::now());
             }
             let last = burst.len() - 1;
             // All of them are on the chain before the first is sent: a failure loses none.
@@ -397,13 +397,15 @@ impl Publisher {
 
     fn settle(&mut self, count: u64, seq: StreamSeq) -> Result<(), Broken> {
         let stored = self.chain.ack(count, seq)?;
+        if !stored.is_empty() {
+            self.patience.answered(Instant::now());
+        }
         self.report(&stored, seq);
         Ok(())
     }
 
     fn report(&mut self, stored: &[Outgoing], last: StreamSeq) {
         if !stored.is_empty() {
-            self.deadline = Instant::now() + PROGRESS;
             self.observer.stored(stored, last);
         }
     }
@@ -476,7 +478,7 @@ impl Publisher {
                 .send(self.chain.epoch, link, message, index == last)
                 .await?;
         }
-        self.deadline = Instant::now() + PROGRESS;
+        self.patience.begin(Instant::now());
         Ok(())
     }
 

@@ -12,7 +12,11 @@ use bus::publisher::{
 use bus::reader::{ReaderConfig, Start, read_range};
 use bus::stream;
 use schemas::position::StreamSeq;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
@@ -58,7 +62,15 @@ fn publisher_over(
     token: u64,
     tally: &Tally,
 ) -> (Sender, Publisher) {
-    let url = server.url();
+    publisher_at(server.url(), options, token, tally)
+}
+
+fn publisher_at(
+    url: String,
+    options: ConnectOptions,
+    token: u64,
+    tally: &Tally,
+) -> (Sender, Publisher) {
     let connect: Connector = Arc::new(move || {
         let url = url.clone();
         let options = options.clone();
@@ -261,6 +273,68 @@ async fn a_broker_that_is_back_is_noticed_though_nothing_is_sent() -> Result<()>
     stop.cancel();
     running.await??;
     assert_same(&stored(&server).await?, 0..=0);
+    Ok(())
+}
+
+/// What the broker says comes late, as from one that has much to do.
+async fn late(server: &Server, by: Duration) -> Result<(String, JoinSet<()>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let here = format!("nats://{}", listener.local_addr()?);
+    let there = server.url().replace("nats://", "");
+    let mut lines = JoinSet::new();
+    lines.spawn(async move {
+        let mut open = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(broker) = TcpStream::connect(&there).await else {
+                return;
+            };
+            let (mut said, mut asked) = client.into_split();
+            let (mut answers, mut questions) = broker.into_split();
+            open.spawn(async move {
+                let _ended = tokio::io::copy(&mut said, &mut questions).await;
+            });
+            let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(10_000);
+            open.spawn(async move {
+                let mut chunk = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = answers.read(&mut chunk).await {
+                    let due = Instant::now() + by;
+                    if sender.send((due, chunk[..count].to_vec())).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            open.spawn(async move {
+                while let Some((due, bytes)) = receiver.recv().await {
+                    sleep_until(due).await;
+                    if asked.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok((here, lines))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_answers_late_is_waited_for() -> Result<()> {
+    const COUNT: u64 = 5_000;
+    let server = Server::start().await?;
+    provisioned(&server.client().await?).await?;
+    let (url, _lines) = late(&server, Duration::from_millis(700)).await?;
+    let (tally, stop) = (Tally::default(), CancellationToken::new());
+    let (sender, mut publisher) = publisher_at(url, ConnectOptions::new(), 1, &tally);
+    publisher.take_over().await?;
+    let running = run(publisher, &stop);
+    for number in 0..COUNT {
+        sender.send(message(number)).await?;
+    }
+    stop.cancel();
+    running.await??;
+    assert_same(&stored(&server).await?, 0..COUNT);
+    // Ten windows, and not a connection for each.
+    let given_up = tally.disturbed.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&given_up), "{given_up} connections");
     Ok(())
 }
 
