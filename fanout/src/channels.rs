@@ -250,6 +250,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::session::Crowd;
 
     const LIMITS: Limits = Limits {
         topics: 3,
@@ -258,7 +259,10 @@ mod tests {
         unsent_bytes: 1,
         unsent_age: Duration::ZERO,
         resume_messages: 1,
-        crowd: 1,
+        crowd: Crowd {
+            most: 1,
+            stretch: 1,
+        },
     };
 
     #[test]

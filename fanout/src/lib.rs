@@ -71,7 +71,7 @@ use intake::Intake;
 use metrics::Metrics;
 use repair::Repairs;
 use server::{Door, Offer};
-use session::Limits;
+use session::{Crowd, Limits};
 use shard::{Command, Shared};
 use stats::Board;
 use store::{Store, StreamNo};
@@ -416,9 +416,12 @@ fn offer(config: &Config) -> Result<Offer, ChannelsError> {
     Ok(Offer { channels, limits })
 }
 
-/// So many topics cost the broker more one by one than the stream does that they are in, where others who
-/// come back read it too; and for a single client the writers of the stream wait less.
-const CROWD: usize = 16;
+/// So many topics cost the broker more one by one than the stream does that they are in, and while it looks
+/// for one of them the writers of the stream wait. Where others read the stream too, it takes fewer.
+const CROWD: Crowd = Crowd {
+    most: 16,
+    stretch: 8_192,
+};
 
 fn limits(args: &Args) -> Limits {
     Limits {

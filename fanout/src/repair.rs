@@ -5,6 +5,7 @@
 //! lacks many topics reads the stream as it is, in pages that everybody else reads too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -24,9 +25,9 @@ use crate::store::{Message, StreamNo, TopicId, TopicInfo};
 const OF_TOPIC: (usize, u64) = (256, 262_144);
 /// The same, of all topics of a stream.
 const OF_STREAM: (usize, u64) = (1_024, 1_048_576);
-/// Requests of this replica that may be under way at once: the broker answers them one by one, and
-/// nothing else of this replica meanwhile.
-const REQUESTS: usize = 16;
+/// Requests of this replica that may be under way at once: the broker answers those of a connection one by
+/// one, and nothing else of it meanwhile, so that more would only lie there until they are too late.
+const REQUESTS: usize = 2;
 /// Bytes of pages that are kept for others who come back.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a page is kept: clients that lost the same replica come back together.
@@ -172,7 +173,24 @@ pub(crate) struct Repairs {
     stream: String,
     pages: Cache<Key, Arc<Page>>,
     requests: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
     metrics: Metrics,
+}
+
+/// One that waits until it may be asked for, counted as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn among(all: &'a AtomicUsize) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Repairs {
@@ -184,6 +202,7 @@ impl Repairs {
             stream: stream.clone(),
             pages: first.pages.clone(),
             requests: Arc::clone(&first.requests),
+            waiting: Arc::clone(&first.waiting),
             metrics: metrics.clone(),
         };
         streams.iter().map(of).collect()
@@ -200,8 +219,14 @@ impl Repairs {
                 .time_to_live(CACHE_AGE)
                 .build(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
+            waiting: Arc::default(),
             metrics,
         }
+    }
+
+    /// How many pages of any stream are to be read and not yet asked for.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Reads what follows a position of a topic that is known to have something there.
@@ -261,11 +286,10 @@ impl Repairs {
         after: StreamSeq,
         most: (usize, u64),
     ) -> Result<Arc<Page>, RepairError> {
-        let _permit = self
-            .requests
-            .acquire()
-            .await
-            .map_err(|_| RepairError::Ending)?;
+        let waiting = Waiting::among(&self.waiting);
+        let permit = self.requests.acquire().await;
+        let _permit = permit.map_err(|_| RepairError::Ending)?;
+        drop(waiting);
         self.metrics.repair_requests.inc();
         let answer = following(&self.client, &self.stream, subject, after, most).await;
         let Following { trimmed, found } =

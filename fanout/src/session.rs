@@ -27,7 +27,7 @@ use schemas::ws::{CloseCode, Encoding, ServerMessage};
 use crate::index::{ConnId, Index};
 use crate::metrics::Metrics;
 use crate::store::{Known, Live, StreamNo, TopicInfo};
-pub(crate) use catch_up::Ask;
+pub(crate) use catch_up::{Ask, Crowd};
 use fill::CURSOR_ALONE;
 pub(crate) use said::refusal;
 pub(crate) use subscribe::Reply;
@@ -46,8 +46,7 @@ pub(crate) struct Limits {
     pub(crate) unsent_age: Duration,
     /// Messages that one connection may have replayed at once.
     pub(crate) resume_messages: usize,
-    /// So many topics that wait for the broker at once, near each other, read the stream together.
-    pub(crate) crowd: usize,
+    pub(crate) crowd: Crowd,
 }
 
 /// The longest time without a heartbeat.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::Connection;
-use crate::repair::{Page, Scope};
+use crate::repair::{Page, Repairs, Scope};
 use crate::session::Ask;
 use crate::shard::Shard;
 
@@ -27,7 +27,9 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
     let mut asked = FuturesUnordered::new();
     loop {
         while asked.len() < MAX_ASKED {
-            let Some(ask) = connection.session.borrow_mut().ask() else {
+            // They are counted together.
+            let waiting = shard.shared.repairs.first().map_or(0, Repairs::waiting);
+            let Some(ask) = connection.session.borrow_mut().ask(waiting) else {
                 break;
             };
             // In a box of its own: it is large, and an idle connection has none.

@@ -20,8 +20,28 @@ use crate::store::{Known, Message, Next, TopicId, TopicInfo};
 const MAX_PAGES: usize = 8;
 /// Positions within so many messages are near each other.
 const NEAR: u64 = 8_192;
-/// A page of the stream is worth its reading if it has something for one in so many of a crowd.
+/// A page of the stream is worth its reading if it has something for one in so many of the largest crowd.
 const WORTH: usize = 4;
+
+/// How many topics that wait for the broker, near each other, read the stream together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// So many do, however far they are behind.
+    pub(crate) most: usize,
+    /// One does that lacks less than so many messages of the stream, for most of those who come back lack
+    /// them too; for each further time that it lacks so many, it takes one more.
+    pub(crate) stretch: u64,
+}
+
+impl Crowd {
+    /// Whoever asks for topics makes the others wait; a page of the stream helps some of them.
+    fn needed(self, lacking: u64, waiting: usize) -> usize {
+        let more = lacking.checked_div(self.stretch).unwrap_or_default();
+        let more = usize::try_from(more).unwrap_or(usize::MAX);
+        let needed = more.saturating_add(1).min(self.most);
+        (needed / (1 + waiting / MAX_PAGES)).max(1)
+    }
+}
 
 /// How far the reading of older messages is.
 #[derive(Debug)]
@@ -31,6 +51,8 @@ pub(super) struct Repair {
     since: StreamSeq,
     /// The topic has nothing between that and this, and what follows is read.
     after: StreamSeq,
+    /// The last message that must be asked for, as was known then.
+    until: StreamSeq,
     state: State,
     /// The topic left the queue, and is put back when there is an answer.
     parked: bool,
@@ -110,12 +132,14 @@ impl Session {
         pages < MAX_PAGES
     }
 
-    /// The next thing to ask for; [`Session::answered`] takes the answer.
-    pub(crate) fn ask(&mut self) -> Option<Ask> {
+    /// The next thing to ask for, if so many requests of the replica wait already;
+    /// [`Session::answered`] takes the answer.
+    pub(crate) fn ask(&mut self, waiting: usize) -> Option<Ask> {
         let (has_room, crowd) = (self.has_room(), self.who.limits.crowd);
+        let needed = |lacking| crowd.needed(lacking, waiting);
         let (later, first) = self.tracks.split_at_mut_checked(self.turn)?;
         let mut tracks = first.iter_mut().chain(later);
-        tracks.find_map(|track| track.ask(has_room, crowd))
+        tracks.find_map(|track| track.ask(has_room, needed))
     }
 
     /// Whether the answer is still waited for.
@@ -131,7 +155,7 @@ impl Session {
         {
             match ask.of {
                 Scope::Topic(topic) => track.answered(topic, page),
-                Scope::Stream(_) => track.share(&page, self.who.limits.crowd),
+                Scope::Stream(_) => track.share(&page, self.who.limits.crowd.most),
             }
         }
     }
@@ -148,11 +172,11 @@ impl Track {
         is_open && self.vain != Some(has_room) && self.pages + among < self.repairs.len()
     }
 
-    fn ask(&mut self, has_room: bool, crowd: usize) -> Option<Ask> {
+    fn ask(&mut self, has_room: bool, needed: impl Fn(u64) -> usize) -> Option<Ask> {
         if !self.wants(has_room) {
             return None;
         }
-        let next = self.lowest(has_room, crowd);
+        let next = self.lowest(has_room, needed);
         self.vain = next.is_none().then_some(has_room);
         let (of, after) = next?;
         let ticket = self.next_ticket;
@@ -168,19 +192,21 @@ impl Track {
     }
 
     /// What is asked for next: whatever lies lowest, of those that no page comes to anyway.
-    fn lowest(&self, has_room: bool, crowd: usize) -> Option<(Scope, StreamSeq)> {
+    fn lowest(&self, has_room: bool, needed: impl Fn(u64) -> usize) -> Option<(Scope, StreamSeq)> {
         let wanted = || {
             let repairs = self.repairs.iter();
             let all = repairs.filter(|(_, repair)| matches!(repair.state, State::Wanted));
-            let all = all.map(|(topic, repair)| (repair.after, *topic));
-            all.filter(|(after, _)| !self.together.comes_to(*after))
+            let all = all.map(|(topic, repair)| (repair.after, *topic, repair.until));
+            all.filter(|(after, ..)| !self.together.comes_to(*after))
         };
-        let (low, topic) = wanted().min()?;
+        let (low, topic, until) = wanted().min()?;
+        let needed = needed(until.get().saturating_sub(low.get()));
         let is_crowd = || {
-            let mut near = wanted().filter(|(after, _)| is_near(*after, low));
-            near.nth(crowd.saturating_sub(1)).is_some()
+            let mut near = wanted().filter(|(after, ..)| is_near(*after, low));
+            near.nth(needed.saturating_sub(1)).is_some()
         };
-        if matches!(self.together, Together::Idle) && !self.is_thin && is_crowd() {
+        let is_worth = needed == 1 || (!self.is_thin && is_crowd());
+        if matches!(self.together, Together::Idle) && is_worth {
             return Some((Scope::Stream(topic.stream()), low));
         }
         has_room.then_some((Scope::Topic(topic), low))
@@ -209,7 +235,7 @@ impl Track {
 
     /// Hands a page of the stream to all topics that wait for something in it, and lets those wait for
     /// what comes behind it that have nothing there.
-    fn share(&mut self, page: &Arc<Page>, crowd: usize) {
+    fn share(&mut self, page: &Arc<Page>, most: usize) {
         self.vain = None;
         let mut topics = 0;
         for (topic, repair) in &mut self.repairs {
@@ -228,7 +254,7 @@ impl Track {
             }
         }
         // Rare messages of a few are found by their topics sooner than in everything else.
-        self.is_thin = topics * WORTH < crowd;
+        self.is_thin = topics * WORTH < most;
         let after = page.after;
         self.together = match topics {
             0 => Together::Idle,
@@ -301,7 +327,7 @@ impl Track {
                     let pos = self.expired((who, known), topic, pos, sink);
                     return self.settle(topic, pos, who.filled_at);
                 }
-                Next::Missing(to) => match self.older((who, known), topic, pos) {
+                Next::Missing(to) => match self.older((who, known), topic, (pos, to)) {
                     Older::Message(message) if message.seq > self.applied => {
                         // It will come as live, and then follows what expired unread here.
                         let pos = self.expired((who, known), topic, pos, sink);
@@ -343,7 +369,7 @@ impl Track {
         &mut self,
         (who, known): (&mut Subscriber, &Known),
         topic: TopicId,
-        pos: StreamSeq,
+        (pos, until): (StreamSeq, StreamSeq),
     ) -> Older {
         let Some(info) = known.info(topic) else {
             return Older::Unknown;
@@ -376,6 +402,7 @@ impl Track {
             topic: Arc::clone(info),
             since: pos,
             after: from,
+            until,
             state: State::Wanted,
             parked: false,
         };

@@ -21,7 +21,7 @@ use crate::deflate::{Deflater, Inflater};
 use crate::index::ConnId;
 use crate::metrics::Metrics;
 use crate::repair::{Page, Scope};
-use crate::session::{Ask, Limits};
+use crate::session::{Ask, Crowd, Limits};
 
 pub(super) const LIMITS: Limits = Limits {
     topics: 100,
@@ -30,7 +30,10 @@ pub(super) const LIMITS: Limits = Limits {
     unsent_bytes: 4_000,
     unsent_age: Duration::from_secs(5),
     resume_messages: 200,
-    crowd: 3,
+    crowd: Crowd {
+        most: 3,
+        stretch: 16,
+    },
 };
 /// Shards of each replica.
 const SHARDS: [usize; 2] = [2, 1];
@@ -167,7 +170,8 @@ impl World {
                 return;
             }
         }
-        while let Some(ask) = session.ask() {
+        let waiting = self.rng.random_range(0..20);
+        while let Some(ask) = session.ask(waiting) {
             let stream = ask.of.stream().index();
             let truth = self.histories[stream].last().unwrap();
             let known = place.stores[stream].read();

@@ -5,7 +5,7 @@ use bus::get::Found;
 
 use super::*;
 use crate::repair::{Page, Scope};
-use crate::session::Ask;
+use crate::session::{Ask, Crowd};
 
 /// A store without a ring: whatever is behind a client's position must be asked for.
 fn forgetful() -> Arc<Store> {
@@ -26,8 +26,8 @@ fn found(store: &Store, symbol: &str, seq: u64) -> Found {
     }
 }
 
-/// A client comes back that has each topic up to a position; what it is told, and all that it asks for.
-fn come_back(store: &Arc<Store>, positions: &[(String, u64)]) -> (Desk<1>, String, Vec<Ask>) {
+/// A client comes back that has each topic up to a position; what it is told.
+fn come_back(store: &Arc<Store>, positions: &[(String, u64)]) -> (Desk<1>, String) {
     let mut desk = Desk::new([Arc::clone(store)]);
     let s = positions
         .iter()
@@ -40,8 +40,12 @@ fn come_back(store: &Arc<Store>, positions: &[(String, u64)]) -> (Desk<1>, Strin
         ..Subscribe::default()
     });
     let said = desk.told((ROOM, desk.now));
-    let asks = std::iter::from_fn(|| desk.session.ask()).collect();
-    (desk, said, asks)
+    (desk, said)
+}
+
+/// All that it asks for, if so many requests of others wait.
+fn all_asks(desk: &mut Desk<1>, waiting: usize) -> Vec<Ask> {
+    std::iter::from_fn(|| desk.session.ask(waiting)).collect()
 }
 
 fn is_of_stream(ask: &Ask) -> bool {
@@ -49,7 +53,7 @@ fn is_of_stream(ask: &Ask) -> bool {
 }
 
 fn crowd() -> Vec<String> {
-    (0..LIMITS.crowd).map(|at| format!("S{at}")).collect()
+    (0..LIMITS.crowd.most).map(|at| format!("S{at}")).collect()
 }
 
 fn behind(symbols: &[String], pos: u64) -> Vec<(String, u64)> {
@@ -62,12 +66,16 @@ fn behind(symbols: &[String], pos: u64) -> Vec<(String, u64)> {
 fn whoever_lacks_many_topics_reads_the_stream() {
     let store = forgetful();
     let symbols = crowd();
-    let stored = (1..).zip(symbols.iter().cycle().take(2 * LIMITS.crowd));
+    // Far enough for the largest crowd.
+    let stored = (1..)
+        .map(|number| number * 100)
+        .zip(symbols.iter().cycle().take(2 * LIMITS.crowd.most));
     let all: Vec<Found> = stored
         .map(|(seq, symbol)| found(&store, symbol, seq))
         .collect();
-    for (count, is_together) in [(LIMITS.crowd - 1, false), (LIMITS.crowd, true)] {
-        let (mut desk, mut said, asks) = come_back(&store, &behind(&symbols[..count], 0));
+    for (count, is_together) in [(LIMITS.crowd.most - 1, false), (LIMITS.crowd.most, true)] {
+        let (mut desk, mut said) = come_back(&store, &behind(&symbols[..count], 0));
+        let asks = all_asks(&mut desk, 0);
         assert_eq!(asks.len(), if is_together { 1 } else { count });
         assert!(
             asks.iter().all(|ask| is_of_stream(ask) == is_together),
@@ -85,7 +93,41 @@ fn whoever_lacks_many_topics_reads_the_stream() {
         }
         said += &desk.told((ROOM, desk.now));
         assert_eq!(said.matches(r#""t":"d""#).count(), 2 * count, "{said}");
-        assert!(desk.session.ask().is_none(), "nothing is left to ask for");
+        assert!(desk.session.ask(0).is_none(), "nothing is left to ask for");
+    }
+}
+
+/// Whoever is nearly there reads what all others read who come back, and so does who would make many wait.
+#[test]
+fn it_takes_fewer_the_less_they_lack_and_the_more_wait() {
+    const FIRST: u64 = 10_000;
+    let Crowd { most, stretch } = LIMITS.crowd;
+    for (lacking, waiting, needed) in [
+        (1, 0, 1),
+        (stretch - 1, 0, 1),
+        (stretch, 0, 2),
+        (2 * stretch, 0, 3),
+        (100 * stretch, 0, most),
+        (100 * stretch, 7, most),
+        (stretch, 8, 1),
+        (100 * stretch, 100, 1),
+    ] {
+        let store = forgetful();
+        let symbols = crowd();
+        for (seq, symbol) in (FIRST..).zip(&symbols) {
+            publish(&store, "trade", symbol, seq);
+        }
+        let all = behind(&symbols, FIRST - lacking);
+        for count in 1..=most {
+            let (mut desk, _) = come_back(&store, &all[..count]);
+            let asks = all_asks(&mut desk, waiting);
+            let is_together = asks.iter().any(is_of_stream);
+            assert_eq!(
+                is_together,
+                count >= needed,
+                "{count} lack {lacking}: {asks:?}"
+            );
+        }
     }
 }
 
@@ -100,7 +142,8 @@ fn a_crowd_hides_nobody_far_above_it() {
     publish(&store, "trade", "FAR", 1_000_000);
     let mut positions = behind(&symbols, 0);
     positions.push(("trade.x.FAR".to_owned(), 900_000));
-    let (desk, _, asks) = come_back(&store, &positions);
+    let (mut desk, _) = come_back(&store, &positions);
+    let asks = all_asks(&mut desk, 0);
     let asked: Vec<(bool, u64)> = asks
         .iter()
         .map(|ask| (is_of_stream(ask), ask.after.get()))
@@ -118,13 +161,14 @@ fn rare_messages_are_asked_for_by_their_topics() {
     for (seq, symbol) in (1_000..).zip(&symbols) {
         publish(&store, "trade", symbol, seq);
     }
-    let (mut desk, _, asks) = come_back(&store, &behind(&symbols, 0));
+    let (mut desk, _) = come_back(&store, &behind(&symbols, 0));
+    let asks = all_asks(&mut desk, 0);
     let [ask] = asks[..] else {
         panic!("{asks:?}");
     };
     let page = Page::new(ask.after, None, others, false);
     desk.session.answered(&ask, Arc::new(page));
-    let asks: Vec<Ask> = std::iter::from_fn(|| desk.session.ask()).collect();
+    let asks = all_asks(&mut desk, 0);
     assert_eq!(asks.len(), symbols.len());
     for ask in asks {
         assert!(!is_of_stream(&ask) && ask.after.get() == 50, "{ask:?}");
@@ -140,7 +184,8 @@ fn nobody_waits_for_a_page_whose_topics_were_let_go() {
         publish(&store, "trade", symbol, seq);
     }
     let positions = behind(&symbols, 0);
-    let (mut desk, _, asks) = come_back(&store, &positions);
+    let (mut desk, _) = come_back(&store, &positions);
+    let asks = all_asks(&mut desk, 0);
     let [ask] = asks[..] else {
         panic!("{asks:?}");
     };
@@ -150,5 +195,5 @@ fn nobody_waits_for_a_page_whose_topics_were_let_go() {
         topics: positions.into_iter().map(|(topic, _)| topic).collect(),
     });
     assert!(!desk.session.awaits(&ask));
-    assert!(desk.session.ask().is_none());
+    assert!(desk.session.ask(0).is_none());
 }
