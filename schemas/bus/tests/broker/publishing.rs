@@ -334,7 +334,7 @@ async fn a_broker_that_answers_late_is_waited_for() -> Result<()> {
     assert_same(&stored(&server).await?, 0..COUNT);
     // Ten windows, and not a connection for each.
     let given_up = tally.disturbed.load(Ordering::Relaxed);
-    assert!((1..=2).contains(&given_up), "{given_up} connections");
+    assert!((1..=4).contains(&given_up), "{given_up} connections");
     Ok(())
 }
 
