@@ -150,6 +150,7 @@ pub(crate) struct Counts {
     pub(crate) resets: Counter,
     pub(crate) repaired: Counter,
     pub(crate) repair_requests: Counter,
+    pub(crate) waiting_repairs: Gauge,
     pub(crate) failed_repairs: Counter,
     resumed: Family<Tier, Counter>,
     encoded: [Counter; 2],
@@ -255,6 +256,11 @@ impl Counts {
                 registry,
                 "repair_requests",
                 "Requests to the broker for older messages",
+            ),
+            waiting_repairs: zero(
+                registry,
+                "waiting_repairs",
+                "Pages of older messages that the broker is yet to be asked for",
             ),
             failed_repairs: zero(
                 registry,

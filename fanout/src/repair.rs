@@ -5,7 +5,6 @@
 //! lacks many topics reads the stream as it is, in pages that everybody else reads too.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -13,6 +12,7 @@ use bus::api::ApiError;
 use bus::get::{Following, Found, following};
 use bytes::Bytes;
 use moka::future::Cache;
+use prometheus_client::metrics::gauge::Gauge;
 use rustc_hash::FxHashMap;
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::UnixNanos;
@@ -173,23 +173,22 @@ pub(crate) struct Repairs {
     stream: String,
     pages: Cache<Key, Arc<Page>>,
     requests: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
 /// One that waits until it may be asked for, counted as long as this lives.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a Gauge);
 
 impl<'a> Waiting<'a> {
-    fn among(all: &'a AtomicUsize) -> Self {
-        all.fetch_add(1, Ordering::Relaxed);
+    fn among(all: &'a Gauge) -> Self {
+        all.inc();
         Self(all)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.dec();
     }
 }
 
@@ -202,7 +201,6 @@ impl Repairs {
             stream: stream.clone(),
             pages: first.pages.clone(),
             requests: Arc::clone(&first.requests),
-            waiting: Arc::clone(&first.waiting),
             metrics: metrics.clone(),
         };
         streams.iter().map(of).collect()
@@ -219,14 +217,8 @@ impl Repairs {
                 .time_to_live(CACHE_AGE)
                 .build(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
-            waiting: Arc::default(),
             metrics,
         }
-    }
-
-    /// How many pages of any stream are to be read and not yet asked for.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Reads what follows a position of a topic that is known to have something there.
@@ -286,7 +278,7 @@ impl Repairs {
         after: StreamSeq,
         most: (usize, u64),
     ) -> Result<Arc<Page>, RepairError> {
-        let waiting = Waiting::among(&self.waiting);
+        let waiting = Waiting::among(&self.metrics.waiting_repairs);
         let permit = self.requests.acquire().await;
         let _permit = permit.map_err(|_| RepairError::Ending)?;
         drop(waiting);

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::Connection;
-use crate::repair::{Page, Repairs, Scope};
+use crate::repair::{Page, Scope};
 use crate::session::Ask;
 use crate::shard::Shard;
 
@@ -27,8 +27,8 @@ pub(super) async fn ask_all(shard: &Shard, connection: &Connection) -> Infallibl
     let mut asked = FuturesUnordered::new();
     loop {
         while asked.len() < MAX_ASKED {
-            // They are counted together.
-            let waiting = shard.shared.repairs.first().map_or(0, Repairs::waiting);
+            let waiting = shard.shared.metrics.waiting_repairs.get();
+            let waiting = usize::try_from(waiting).unwrap_or_default();
             let Some(ask) = connection.session.borrow_mut().ask(waiting) else {
                 break;
             };

@@ -278,6 +278,7 @@ async fn a_broker_that_is_back_is_noticed_though_nothing_is_sent() -> Result<()>
 
 /// What the broker says comes late, as from one that has much to do.
 async fn late(server: &Server, by: Duration) -> Result<(String, JoinSet<()>)> {
+    const CHUNK: usize = 1 << 16;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let here = format!("nats://{}", listener.local_addr()?);
     let there = server.url().replace("nats://", "");
@@ -295,10 +296,10 @@ async fn late(server: &Server, by: Duration) -> Result<(String, JoinSet<()>)> {
             });
             let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(10_000);
             open.spawn(async move {
-                let mut chunk = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = answers.read(&mut chunk).await {
-                    let due = Instant::now() + by;
-                    if sender.send((due, chunk[..count].to_vec())).await.is_err() {
+                let mut bytes = Vec::with_capacity(CHUNK);
+                while let Ok(1..) = answers.read_buf(&mut bytes).await {
+                    let bytes = std::mem::replace(&mut bytes, Vec::with_capacity(CHUNK));
+                    if sender.send((Instant::now() + by, bytes)).await.is_err() {
                         return;
                     }
                 }
