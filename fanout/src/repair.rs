@@ -2,7 +2,8 @@
 //! whoever needs them, bounded in number, bytes and requests.
 //!
 //! While the broker looks for the next message of a topic, whoever publishes to the stream waits. So whoever
-//! lacks many topics reads the stream as it is, in pages that everybody else reads too.
+//! lacks many topics, or little of each, or would keep others waiting, reads the stream as it is, in pages
+//! that everybody else reads too.
 
 use std::sync::Arc;
 use std::time::Duration;
