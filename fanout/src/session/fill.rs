@@ -287,7 +287,7 @@ impl Track {
         now: Instant,
         sink: &mut Sink<'_>,
     ) -> bool {
-        let Some(held) = self.topics.get(&topic) else {
+        let Some(held) = self.topics.get_mut(&topic) else {
             return true;
         };
         let done = match held.phase {
@@ -295,7 +295,12 @@ impl Track {
             Phase::Snapshot { from, covers } => {
                 self.pull_snapshot((who, known), topic, (from, covers), sink)
             }
-            Phase::CatchUp { pos, since } => {
+            Phase::CatchUp { mut pos, since } => {
+                if std::mem::take(&mut held.unheard) {
+                    // A page may have been read before retention took this, and names a message before
+                    // that the client does not know of.
+                    pos = self.expired((who, known), topic, pos, sink);
+                }
                 let reached = self.pull_messages((who, known), topic, pos, sink);
                 if !reached && pos > self.applied && now.duration_since(since) > FUTURE {
                     if known.denies(pos, since) {

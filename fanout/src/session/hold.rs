@@ -141,8 +141,12 @@ impl Track {
 
     /// Positions before all that this replica knows: what may be missing is declared once for all
     /// topics of a subscription, whether they are known here or not, from the lowest of their positions.
+    /// What begins anew has none.
     fn declare_trimmed(&self, who: &mut Subscriber, from: &From, wanted: &Wanted, cx: &Taking<'_>) {
         let (known, text) = (cx.known, wanted.text.as_str());
+        if matches!(wanted.selector, Selector::Topic(_)) && cx.strays.contains(text) {
+            return;
+        }
         let origin = known.origin();
         let (own, cursor) = (from.s.get(text).copied(), from.c.map(Cursor::seq));
         // From the beginning: the answer said where that is.
@@ -253,6 +257,7 @@ impl Track {
                 conflate,
                 floor,
                 queued: queued || pulls,
+                unheard: false,
             },
         );
     }
@@ -429,6 +434,7 @@ impl Track {
             conflate,
             floor: first.prev(),
             queued,
+            unheard: queued,
         };
         self.topics.insert(topic.id, held);
     }

@@ -46,6 +46,8 @@ pub(super) struct Held {
     pub(super) floor: StreamSeq,
     /// Whether the topic is queued for a pull, or will be when the broker has answered.
     pub(super) queued: bool,
+    /// It was born since it was subscribed: the client has heard of no position of it.
+    pub(super) unheard: bool,
 }
 
 /// The latest of a conflated topic, until it is due.

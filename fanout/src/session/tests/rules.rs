@@ -301,6 +301,25 @@ fn what_another_stream_carried_begins_anew() {
     assert!(!all.contains("gap"), "its stream has no such topic: {all}");
 }
 
+/// Where its stream has expired beyond what the client has of it, a topic still begins anew.
+#[test]
+fn what_begins_anew_lacks_nothing() {
+    let [store] = streams([("T", 4)]);
+    store.write().venues = Venues::of(["tick.*.x.>"]);
+    publish(&store, "trade", "A", 5);
+    let mut desk = Desk::new([store]);
+    let c = Some(Cursor::new(StreamSeq::new(2), TIME));
+    let (e, s) = (EPOCH, BTreeMap::new());
+    let own = ("T".to_owned(), From { e, c, s });
+    desk.subscribe(Subscribe {
+        from: [own, has("U", "trade.x.A", 2)].into(),
+        ..subscribe(&["trade.x.A"])
+    });
+    let said = desk.told_after(0);
+    assert!(said.contains(r#""t":"reset","c":"trade.x.A""#), "{said}");
+    assert!(!said.contains("gap"), "{said}");
+}
+
 /// Nobody goes on from a history that he was not told of.
 #[test]
 fn a_history_is_promised_once_its_reset_was_told() {

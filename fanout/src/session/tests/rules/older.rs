@@ -197,3 +197,35 @@ fn nobody_waits_for_a_page_whose_topics_were_let_go() {
     assert!(!desk.session.awaits(&ask));
     assert!(desk.session.ask(0).is_none());
 }
+
+/// A page may have been read before retention took what a new topic had there: the client, who has heard
+/// of no position of it, is told of that first.
+#[test]
+fn a_topic_that_was_born_behind_what_expired_joins_a_page_from_before() {
+    let store = forgetful();
+    let old = found(&store, "OLD", 10);
+    let (mut desk, _) = come_back(&store, &[("trade.>".to_owned(), 0)]);
+    let asks = all_asks(&mut desk, 0);
+    let [ask] = asks[..] else {
+        panic!("{asks:?}");
+    };
+    assert!(is_of_stream(&ask));
+    let span = (StreamSeq::new(11), StreamSeq::new(54));
+    store.write().trimmed(span.1);
+    let told = desk.session.trimmed(&store.read(), span, desk.now);
+    told.unwrap();
+    let new = publish(&store, "trade", "NEW", 59);
+    desk.session.born(&new.topic, new.seq, &mut desk.indexes[0]);
+    desk.session.applied(StreamNo::FIRST, new.seq);
+    let lost = Found {
+        subject: new.topic.subject.to_string(),
+        seq: StreamSeq::new(32),
+        ..old.clone()
+    };
+    let page = Page::new(ask.after, Some(StreamSeq::new(9)), vec![old, lost], false);
+    desk.session.answered(&ask, Arc::new(page));
+    let said = desk.told((ROOM, desk.now));
+    let of_new = said.find(r#""c":"trade.x.NEW""#).map(|at| &said[at..]);
+    let gap = r#""c":"trade.x.NEW","from":11,"to":54,"#;
+    assert!(of_new.is_some_and(|said| said.starts_with(gap)), "{said}");
+}
