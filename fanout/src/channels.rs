@@ -250,7 +250,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::session::Crowd;
 
     const LIMITS: Limits = Limits {
         topics: 3,
@@ -259,10 +258,7 @@ mod tests {
         unsent_bytes: 1,
         unsent_age: Duration::ZERO,
         resume_messages: 1,
-        crowd: Crowd {
-            most: 1,
-            stretch: 1,
-        },
+        crowd: crate::CROWD,
     };
 
     #[test]

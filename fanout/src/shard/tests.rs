@@ -15,7 +15,6 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
-use crate::session::Crowd;
 
 type Socket = WebSocketStream<tokio::net::TcpStream>;
 
@@ -52,10 +51,7 @@ impl Bench {
                 unsent_bytes: 1 << 20,
                 unsent_age: DEADLINE,
                 resume_messages: 10,
-                crowd: Crowd {
-                    most: 16,
-                    stretch: 8_192,
-                },
+                crowd: crate::CROWD,
             },
             ops: None,
             node: "test".into(),

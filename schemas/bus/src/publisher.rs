@@ -355,7 +355,7 @@ impl Publisher {
                 () = sleep_until(self.patience.deadline()), if waiting => {
                     let silence = self.patience.length();
                     self.patience.ran_out();
-                    return Err(format!("no acknowledgement for {silence:?}"));
+                    return Err(format!("no acknowledgement for {silence:.1?}"));
                 }
             }
         }

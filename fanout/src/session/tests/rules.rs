@@ -272,14 +272,19 @@ fn what_expired_unread_is_told_though_nobody_waits_any_more() {
     }
 }
 
+/// A stream that carries one venue, expired up to 4, with a trade behind that.
+fn with_one_venue() -> Desk<1> {
+    let [store] = streams([("T", 4)]);
+    store.write().venues = Venues::of(["tick.*.x.>"]);
+    publish(&store, "trade", "A", 5);
+    Desk::new([store])
+}
+
 /// A client that knows a topic by its position in another stream, where that stream had the topic
 /// before.
 #[test]
 fn what_another_stream_carried_begins_anew() {
-    let [store] = streams([("T", 4)]);
-    store.write().venues = Venues::of(["tick.*.x.>"]);
-    publish(&store, "trade", "A", 5);
-    let mut desk = Desk::new([store]);
+    let mut desk = with_one_venue();
     let mut said = |topic: &str, from: &[(&str, &str)]| {
         let from = from.iter().map(|(stream, topic)| has(stream, topic, 2));
         desk.subscribe(Subscribe {
@@ -304,10 +309,7 @@ fn what_another_stream_carried_begins_anew() {
 /// Where its stream has expired beyond what the client has of it, a topic still begins anew.
 #[test]
 fn what_begins_anew_lacks_nothing() {
-    let [store] = streams([("T", 4)]);
-    store.write().venues = Venues::of(["tick.*.x.>"]);
-    publish(&store, "trade", "A", 5);
-    let mut desk = Desk::new([store]);
+    let mut desk = with_one_venue();
     let c = Some(Cursor::new(StreamSeq::new(2), TIME));
     let (e, s) = (EPOCH, BTreeMap::new());
     let own = ("T".to_owned(), From { e, c, s });
