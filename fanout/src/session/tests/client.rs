@@ -216,7 +216,7 @@ impl Client {
                 self.acknowledged.remove(&left.c);
             }
             for (part, truth) in zip(parts, truths) {
-                part.left(held, truth, |topic| {
+                part.left(ok, (held, truth), |topic| {
                     self.continuity.position(topic).is_some()
                 });
             }

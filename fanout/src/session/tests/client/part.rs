@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::continuity::Verdict;
 use schemas::position::{Cursor, Epoch, StreamSeq};
-use schemas::ws::{Conflate, From, GapReason, Subscribe};
+use schemas::ws::{Accepted, Conflate, From, GapReason, Subscribe};
 
 use super::covers;
 use crate::session::tests::truth::{STREAMS, Truth};
@@ -47,6 +47,7 @@ impl Part {
     /// The connection is gone; what these strings cover is known still.
     pub(super) fn disconnected(&mut self, kept: &BTreeSet<String>, has_left: bool) {
         self.left_unheard |= has_left;
+        self.starts.retain(|text, _| kept.contains(text));
         self.places
             .retain(|topic, _| kept.iter().any(|text| covers(text, topic)));
         (self.cursor, self.lost) = (StreamSeq::ZERO, false);
@@ -101,13 +102,22 @@ impl Part {
         if !held.contains_key(text) {
             let own = from.and_then(|from| from.s.get(text)).copied();
             let start = begins(own).unwrap_or(head);
-            self.starts.insert(text.to_owned(), start);
+            // Whoever had it before a connection went goes on where it began.
+            self.starts.entry(text.to_owned()).or_insert(start);
         }
     }
 
     /// What remains held of a topic that sent nothing yet, as far as the rule knows, began where its
     /// earliest string did.
-    pub(super) fn left(&mut self, held: &Held, truth: &Truth, is_known: impl Fn(&str) -> bool) {
+    pub(super) fn left(
+        &mut self,
+        texts: &[Accepted],
+        (held, truth): (&Held, &Truth),
+        is_known: impl Fn(&str) -> bool,
+    ) {
+        for left in texts {
+            self.starts.remove(&left.c);
+        }
         // The server may still send what only the string that left had asked for.
         self.went_back = true;
         self.places.retain(|topic, _| is_held(held, topic));
