@@ -29,13 +29,15 @@ soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
 	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
 	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume:: recorders::
 
-bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, and the whole system; BENCH="--only a,b" is part of the first
+bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, an ingest, the whole system; BENCH="--only a,b" is part of the first
 	cargo build --locked --release --bin tickwire --example axum-ws
 	$(RELEASE)/tickwire bench fanout $(BENCH)
+	$(if $(BENCH),,$(RELEASE)/tickwire bench ingest)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
 
 bench-history: setup ## Measure how fast ranges of a million bars are answered, and what an export of a million trades costs
-	cargo run --locked --release --bin tickwire -- bench history $(BENCH)
+	cargo build --locked --release --bin tickwire --example axum-ws
+	$(RELEASE)/tickwire bench history $(BENCH)
 
 bench-store: setup ## Measure how fast a recorder stores history, and beside it a plain COPY: BENCH="--rows 400000"
 	cargo run --locked --release --example store -- $(BENCH)

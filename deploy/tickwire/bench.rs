@@ -1,9 +1,23 @@
-//! `tickwire bench`: how fast the whole system is, what the fanout carries beside others, and how fast
-//! history is answered.
+//! `tickwire bench`: how fast the whole system is, what an ingest stores, what a fanout carries beside
+//! others, and how fast history is answered.
+//!
+//! | module | does |
+//! |---|---|
+//! | `fanout`, `history`, `ingest`, `system` | the measurements |
+//! | `ground`, `server` | a broker, and what runs on it, each a process |
+//! | `cores`, `usage` | the core of what is measured, and what it has used |
 
 #[cfg(target_os = "linux")]
+mod cores;
+#[cfg(target_os = "linux")]
 mod fanout;
+#[cfg(target_os = "linux")]
+mod ground;
 mod history;
+#[cfg(target_os = "linux")]
+mod ingest;
+#[cfg(target_os = "linux")]
+mod server;
 mod system;
 mod usage;
 
@@ -16,6 +30,9 @@ pub(crate) enum BenchCommand {
     System(system::SystemArgs),
     /// One API on a database that is filled first: ranges of bars, and a large export
     History(history::HistoryArgs),
+    /// One ingest on a core of its own: what it stores in order, and how soon that is acknowledged
+    #[cfg(target_os = "linux")]
+    Ingest(ingest::IngestArgs),
     /// One fanout on a core of its own, beside a plain axum broadcaster and NATS' own WebSocket
     /// gateway: load, ceilings, memory, slow clients, resume storms
     #[cfg(target_os = "linux")]
@@ -31,6 +48,8 @@ pub(crate) async fn run(command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::System(args) => system::run(args).await,
         BenchCommand::History(args) => Box::pin(history::run(args)).await,
+        #[cfg(target_os = "linux")]
+        BenchCommand::Ingest(args) => Box::pin(ingest::run(args)).await,
         #[cfg(target_os = "linux")]
         BenchCommand::Fanout(args) => Box::pin(fanout::run(*args)).await,
     }

@@ -1,4 +1,4 @@
-//! `tickwire bench fanout` measures, and says what it measured.
+//! `tickwire bench` measures, and says what it measured.
 
 use std::process::Stdio;
 
@@ -9,11 +9,16 @@ use tokio::time::timeout;
 
 use crate::world::{BINARY, PATIENCE};
 
-/// Runs it with these arguments: exit code, what it printed, and what it complained about.
-async fn bench(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+/// Measures a fanout with these arguments: exit code, what it printed, and what it complained about.
+async fn fanout(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    bench("fanout", arguments).await
+}
+
+/// Measures anything.
+async fn bench(what: &str, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     let mut command = Command::new(BINARY);
     command
-        .args(["bench", "fanout"])
+        .args(["bench", what])
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
@@ -31,7 +36,7 @@ async fn bench(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
 async fn every_delivery_is_counted_and_checked() -> Result<()> {
     let small = "--alone --only a --clients 20 --seconds 1 --rounds 1";
     let arguments: Vec<&str> = small.split(' ').collect();
-    let (code, said, complained) = bench(&arguments).await?;
+    let (code, said, complained) = fanout(&arguments).await?;
     assert_eq!(code, Some(0), "{complained}");
     assert!(said.contains("machine: "), "{said}");
     let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
@@ -57,7 +62,7 @@ async fn every_delivery_is_counted_and_checked() -> Result<()> {
 async fn the_gateway_of_nats_does_the_same_work() -> Result<()> {
     let small = "--beside nats-ws --only a,b --clients 20 --seconds 1 --rounds 1";
     let arguments: Vec<&str> = small.split(' ').collect();
-    let (code, said, complained) = bench(&arguments).await?;
+    let (code, said, complained) = fanout(&arguments).await?;
     assert_eq!(code, Some(0), "{complained}");
     let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
     let loads = report["loads"].as_array().context("loads")?;
@@ -90,7 +95,7 @@ async fn the_gateway_of_nats_does_the_same_work() -> Result<()> {
 async fn those_who_come_and_go_are_answered_and_nobody_misses_anything() -> Result<()> {
     let small = "--alone --only churn --clients 20 --instruments 500 --ops 200 --seconds 1";
     let arguments: Vec<&str> = small.split(' ').collect();
-    let (code, said, complained) = bench(&arguments).await?;
+    let (code, said, complained) = fanout(&arguments).await?;
     assert_eq!(code, Some(0), "{complained}");
     let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
     let churn = &report["churn"];
@@ -123,8 +128,40 @@ async fn those_who_come_and_go_are_answered_and_nobody_misses_anything() -> Resu
 }
 
 #[tokio::test]
+async fn a_replica_that_was_stopped_is_watched_until_it_has_read_everything() -> Result<()> {
+    let small = "--alone --only catch-up --behind 20000 --rounds 1";
+    let arguments: Vec<&str> = small.split(' ').collect();
+    let (code, said, complained) = fanout(&arguments).await?;
+    assert_eq!(code, Some(0), "{complained}");
+    let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
+    let catch_up = &report["catch_ups"][0];
+    assert_eq!(catch_up["messages"], 20_000, "{catch_up}");
+    for something in ["stopped_s", "first_ms", "cpu_us_per_message"] {
+        assert!(catch_up[something].as_f64() > Some(0.0), "{catch_up}");
+    }
+    assert!(catch_up["whole_ms"].as_f64() >= catch_up["first_ms"].as_f64());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_ingest_stores_is_counted_and_timed() -> Result<()> {
+    let arguments = ["--rates", "1000", "--seconds", "1"];
+    let (code, said, complained) = bench("ingest", &arguments).await?;
+    assert_eq!(code, Some(0), "{complained}");
+    let report: Value = serde_json::from_str(said.lines().last().context("a line")?)?;
+    let load = &report["loads"][0];
+    assert_eq!(load["ticks_per_second"], 1_000, "{load}");
+    for something in ["stored", "others", "ack_p50_ms", "ack_p99_ms", "broker_cpu"] {
+        assert!(load[something].as_f64() > Some(0.0), "{something}: {load}");
+    }
+    assert!(load["ack_p50_ms"].as_f64() <= load["ack_p99_ms"].as_f64());
+    assert_eq!(load["disturbances"], 0, "{load}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn without_the_broadcaster_the_remedy_is_named() -> Result<()> {
-    let (code, _, complained) = bench(&["--peer", "/no/such/axum-ws"]).await?;
+    let (code, _, complained) = fanout(&["--peer", "/no/such/axum-ws"]).await?;
     assert_eq!(code, Some(1));
     for part in ["/no/such/axum-ws", "--example axum-ws", "--alone"] {
         assert!(complained.contains(part), "{complained}");

@@ -4,14 +4,14 @@
 //! | module | does |
 //! |---|---|
 //! | `args`, `shape` | the scenarios: clients, topics, rates |
-//! | `ground`, `server`, `gateway` | broker and servers, each a process |
-//! | `cores` | the server's core, and the rest |
+//! | `contender`, `gateway` | the servers, each a process |
 //! | `publisher`, `ticks`, `zipf` | ticks at appointed times |
 //! | `swarm` | the measuring clients |
 //! | `measure` | one load: latency, processor time, continuity |
 //! | `ramp`, `slow` | the highest load, slow clients |
 //! | `storm`, `churn` | everybody back at once, clients that change their minds |
-//! | `report`, `compare`, `tables`, `usage` | figures |
+//! | `catch_up` | a replica that fell behind |
+//! | `report`, `compare`, `tables` | figures |
 //!
 //! Latency is counted from the time at which a tick should have been published. The ticks are trades:
 //! lossless and never conflated, so every delivery counts, and the continuity of every topic of
@@ -19,16 +19,15 @@
 //! machine, figures only on this one.
 
 mod args;
+mod catch_up;
 mod churn;
 mod compare;
-mod cores;
+mod contender;
 mod gateway;
-mod ground;
 mod measure;
 mod publisher;
 mod ramp;
 mod report;
-mod server;
 mod shape;
 mod slow;
 mod storm;
@@ -45,10 +44,10 @@ use clap::ValueEnum as _;
 use schemas::ws::Encoding;
 use tracing::info;
 
+use super::cores::Cores;
 use crate::broker::binary::Places;
 use args::Part;
-use cores::Cores;
-use ground::{Contender, Tools};
+use contender::{Contender, Tools};
 use measure::{Span, Stand};
 use report::{Load, Report, median, quotient};
 use shape::Shape;
@@ -138,6 +137,13 @@ impl Bench {
                 Ok(())
             }
             Part::Churn => self.churn(shape(Shape::CHURN)).await,
+            Part::CatchUp => {
+                for _ in 0..self.args.rounds {
+                    let catch_up = catch_up::watch(&self.tools, self.args.behind).await?;
+                    self.report.catch_ups.push(catch_up);
+                }
+                Ok(())
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::ground::Contender;
+use super::contender::Contender;
 
 /// Arguments of `tickwire bench fanout`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,10 @@ pub(crate) struct FanoutArgs {
     /// How many ops per second `churn` asks for
     #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) ops: u32,
+
+    /// How many ticks `catch-up` is behind
+    #[arg(long, default_value = "1000000", value_parser = clap::value_parser!(u64).range(1..=5_000_000))]
+    pub(super) behind: u64,
 
     /// Another number of clients than the scenarios say
     #[arg(long)]
@@ -79,4 +83,6 @@ pub(super) enum Part {
     Storm,
     /// 100,000 instruments, and 10,000 subscriptions and unsubscriptions a second beside a load like A's
     Churn,
+    /// A replica that was stopped while 1,000,000 ticks were stored reads them
+    CatchUp,
 }

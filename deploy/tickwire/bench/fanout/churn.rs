@@ -6,6 +6,7 @@
 
 mod fickle;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -14,14 +15,14 @@ use schemas::ws::Encoding;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::ground::{Contender, Ground, Tools};
+use super::contender::{Contender, Tools};
 use super::measure::{self, Pace, Span, Stand, nanos};
 use super::publisher::Schedule;
 use super::report::{Churn, ChurnPair, Load, float, kib, median, quotient, thousands_per_second};
-use super::server::Server;
 use super::shape::Shape;
 use super::swarm::{Dialect, Plan, Swarm, Tally};
 use super::{tell, ticks};
+use crate::bench::ground::Ground;
 use fickle::Fickle;
 
 /// Ops per second of one connection: a fanout allows ten.
@@ -51,12 +52,12 @@ pub(super) async fn raise(
     (pairs, span): (usize, Span),
 ) -> Result<Churn> {
     let turn = (Contender::Tickwire, Encoding::Json);
-    let ground = Ground::lay(tools).await?;
-    let empty = ground.start(tools, turn.0).await?;
-    let before = empty.probe().usage()?.resident;
-    empty.end().await?;
+    let ground = Ground::lay(&tools.nats_server).await?;
+    let empty = turn.0.start(&ground, tools).await?;
+    let before = empty.server.probe().usage()?.resident;
+    empty.server.end().await?;
     // The first one is what everybody else watches.
-    ground.outlet.fill(1..extent.instruments + 1).await?;
+    empty.outlet.fill(1..=extent.instruments).await?;
     let mut stand = Stand::on(ground, tools, turn, shape).await?;
     let taken = stand.resident.saturating_sub(before);
     let connections = usize::try_from(extent.ops_per_second.div_ceil(OPS_EACH))?;
@@ -66,10 +67,10 @@ pub(super) async fn raise(
         ops_per_second: extent.ops_per_second,
         resident_kib: kib(stand.resident),
         bytes_per_topic: quotient(float(taken), float(u64::try_from(extent.instruments)?)),
-        pattern_ms: everything(&stand.server, extent.instruments).await?,
+        pattern_ms: everything(stand.running.address, extent.instruments).await?,
         pairs: Vec::new(),
     };
-    let mut churners = Churners::gather(&stand.server, connections, extent).await?;
+    let mut churners = Churners::gather(stand.running.address, connections, extent).await?;
     for _ in 0..pairs {
         let (quiet, without) = stand.run(shape.rate, span).await?;
         tell(&without);
@@ -89,8 +90,8 @@ pub(super) async fn raise(
 
 /// Milliseconds until somebody who subscribes to a pattern over all instruments has every last
 /// value; nothing if one never comes.
-async fn everything(server: &Server, instruments: usize) -> Result<Option<f64>> {
-    let mut swarm = swarm(server, 1)?;
+async fn everything(address: SocketAddr, instruments: usize) -> Result<Option<f64>> {
+    let mut swarm = swarm(address, 1)?;
     let wanted = u64::try_from(instruments)?;
     let took = spawn_blocking(move || {
         swarm.open(1)?;
@@ -113,9 +114,9 @@ async fn everything(server: &Server, instruments: usize) -> Result<Option<f64>> 
 }
 
 /// Connections that hold nothing yet.
-fn swarm(server: &Server, connections: usize) -> Result<Swarm> {
+fn swarm(address: SocketAddr, connections: usize) -> Result<Swarm> {
     Swarm::new(Plan {
-        address: server.address,
+        address,
         dialect: Dialect::Tickwire(Encoding::Json),
         topics: 0,
         held: vec![Vec::new(); connections],
@@ -138,8 +139,8 @@ struct Answers {
 }
 
 impl Churners {
-    async fn gather(server: &Server, connections: usize, extent: Extent) -> Result<Self> {
-        let mut swarm = swarm(server, connections)?;
+    async fn gather(address: SocketAddr, connections: usize, extent: Extent) -> Result<Self> {
+        let mut swarm = swarm(address, connections)?;
         let swarm = spawn_blocking(move || {
             swarm.open(AT_ONCE)?;
             anyhow::Ok(swarm)

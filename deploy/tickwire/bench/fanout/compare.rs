@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ground::Contender;
+use super::contender::Contender;
 use super::report::{Ceiling, ChurnPair, Load, median, quotient};
 
 /// A figure of a load.
@@ -83,7 +83,7 @@ pub(super) fn name(scenario: &str, contender: Contender) -> String {
 #[cfg(test)]
 mod tests {
     use super::{ceilings, loads, name};
-    use crate::bench::fanout::ground::Contender;
+    use crate::bench::fanout::contender::Contender;
     use crate::bench::fanout::report::{Ceiling, Load};
 
     fn load(server: Contender, encoding: &'static str, kilo_per_cpu_second: f64) -> Load {

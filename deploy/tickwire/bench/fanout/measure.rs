@@ -12,12 +12,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::ground::{Contender, Ground, Tools};
+use super::contender::{Contender, Running, Tools};
 use super::publisher::{Published, Schedule, publish};
 use super::report::{Load, kib, ratio, thousands_per_second};
-use super::server::Server;
 use super::shape::Shape;
 use super::swarm::{Dialect, Plan, Swarm, Tally};
+use crate::bench::ground::Ground;
 use crate::bench::usage;
 
 /// Between the decision to publish and the first tick.
@@ -37,7 +37,7 @@ pub(super) struct Stand {
     pub(super) encoding: Encoding,
     pub(super) shape: Shape,
     pub(super) ground: Ground,
-    pub(super) server: Server,
+    pub(super) running: Running,
     pub(super) swarm: Swarm,
     /// The server's memory before anybody connected.
     pub(super) resident: u64,
@@ -63,7 +63,7 @@ impl Stand {
         (contender, encoding): (Contender, Encoding),
         shape: Shape,
     ) -> Result<Self> {
-        let ground = Ground::lay(tools).await?;
+        let ground = Ground::lay(&tools.nats_server).await?;
         Self::on(ground, tools, (contender, encoding), shape).await
     }
 
@@ -78,9 +78,10 @@ impl Stand {
         (contender, encoding): (Contender, Encoding),
         shape: Shape,
     ) -> Result<Self> {
-        let server = ground.start(tools, contender).await?;
+        let running = contender.start(&ground, tools).await?;
+        let server = running.server.pid;
         let mut swarm = Swarm::new(Plan {
-            address: server.address,
+            address: running.address,
             dialect: match contender {
                 Contender::Tickwire | Contender::Axum => Dialect::Tickwire(encoding),
                 Contender::NatsWs => Dialect::Nats,
@@ -88,13 +89,13 @@ impl Stand {
             topics: shape.topics,
             held: shape.hold(),
         })?;
-        let before = usage::of(server.pid)?;
+        let before = usage::of(server)?;
         let swarm = spawn_blocking(move || {
             swarm.open(AT_ONCE)?;
             anyhow::Ok(swarm)
         })
         .await??;
-        let after = usage::of(server.pid)?;
+        let after = usage::of(server)?;
         let taken = after.resident.saturating_sub(before.resident);
         let clients = u64::try_from(swarm.size().max(1))?;
         Ok(Self {
@@ -102,7 +103,7 @@ impl Stand {
             encoding,
             shape,
             ground,
-            server,
+            running,
             swarm,
             resident: before.resident,
             idle: taken / clients,
@@ -116,7 +117,7 @@ impl Stand {
     /// Something had failed before.
     pub(super) async fn clear(self) -> Result<()> {
         drop(self.swarm);
-        self.server.end().await?;
+        self.running.server.end().await?;
         self.ground.clear().await
     }
 
@@ -156,7 +157,7 @@ impl Stand {
             anyhow::Ok((swarm, tally))
         });
         let broker = self.ground.broker()?;
-        let pids = [self.server.pid, broker, std::process::id()];
+        let pids = [self.running.server.pid, broker, std::process::id()];
         until(from).await;
         let before = Sample::take(pids)?;
         until(to).await;
@@ -165,7 +166,7 @@ impl Stand {
         let (swarm, tally) = watching.await??;
         let mut stand = Self { swarm, ..self };
         stand.ground.broker()?;
-        stand.server.check()?;
+        stand.running.server.check()?;
         let outcome = Outcome {
             published,
             expected,
@@ -181,7 +182,7 @@ impl Stand {
             );
         }
         if !load.is_whole() {
-            warn!(closes = ?load.closes, said = stand.server.said(), "not everything arrived");
+            warn!(closes = ?load.closes, said = stand.running.server.said(), "not everything arrived");
         }
         Ok((stand, load))
     }
@@ -193,8 +194,7 @@ impl Stand {
         schedule: Schedule,
         pace: Arc<Pace>,
     ) -> JoinHandle<Result<(Published, u64)>> {
-        let outlet = self.server.outlet.as_ref().unwrap_or(&self.ground.outlet);
-        let (outlet, runtime) = (outlet.clone(), Handle::current());
+        let (outlet, runtime) = (self.running.outlet.clone(), Handle::current());
         let (topics, holders) = (self.shape.topics, self.swarm.holders());
         spawn_blocking(move || {
             let published = publish(&outlet, &runtime, topics, schedule);

@@ -1,6 +1,5 @@
 //! Publishes at appointed times, whatever happened before: a late tick counts as late.
 
-use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,9 @@ use schemas::time::{Clock, SystemClock, UnixNanos};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::ticks::{self, Maker, STREAM};
+use super::ticks::{self, Maker};
 use super::zipf::Zipf;
+use crate::bench::ground::STREAM;
 
 /// The shortest pause: at high rates several ticks leave together, so that pauses do not eat the
 /// processor that everybody else needs.
@@ -63,12 +63,12 @@ impl Outlet {
         }
     }
 
-    /// Publishes one tick of each of these topics; returns once the broker has them.
+    /// Publishes a tick of each of these topics, in this order; returns once the broker has them.
     ///
     /// # Errors
     ///
     /// The broker is gone, or did not store all of them.
-    pub(super) async fn fill(&self, topics: Range<usize>) -> Result<()> {
+    pub(super) async fn fill(&self, topics: impl IntoIterator<Item = usize>) -> Result<()> {
         let mut maker = Maker::new();
         let mut stored = self.stored().await?.unwrap_or_default();
         for topic in topics {

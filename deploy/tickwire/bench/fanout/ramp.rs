@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use schemas::ws::Encoding;
 
-use super::ground::{Contender, Tools};
+use super::contender::{Contender, Tools};
 use super::measure::{Span, Stand};
 use super::report::{Ceiling, Load};
 use super::shape::Shape;

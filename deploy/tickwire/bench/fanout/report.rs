@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ground::Contender;
+use super::contender::Contender;
 
 /// The latency that a load may not exceed at the 99th percentile, in milliseconds.
 const BOUND_MS: f64 = 100.0;
@@ -203,6 +203,23 @@ impl ChurnPair {
     }
 }
 
+/// A replica that fell behind, and read what it had missed.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct CatchUp {
+    /// So many.
+    pub(super) messages: u64,
+    /// How long it was stopped.
+    pub(super) stopped_s: f64,
+    /// Until it had read something, and everything, from when it went on.
+    pub(super) first_ms: f64,
+    pub(super) whole_ms: f64,
+    /// Thousand messages a second between the two.
+    pub(super) kilo_per_second: f64,
+    /// Processor time per message: its own and the broker's.
+    pub(super) cpu_us_per_message: f64,
+    pub(super) broker_us_per_message: f64,
+}
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
@@ -215,6 +232,7 @@ pub(super) struct Report {
     pub(super) slow: Vec<Slow>,
     pub(super) storm: Option<Storm>,
     pub(super) churn: Option<Churn>,
+    pub(super) catch_ups: Vec<CatchUp>,
     /// Ours to the peer's, in this run; and other quotients that budgets name.
     pub(super) ratios: BTreeMap<String, f64>,
 }

@@ -7,12 +7,12 @@ use schemas::ws::{CloseCode, Encoding};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::ground::{Contender, Tools};
+use super::contender::{Contender, Tools};
 use super::measure::{Span, Stand};
 use super::report::{Load, Slow, kib};
-use super::server::Probe;
 use super::shape::Shape;
 use super::tell;
+use crate::bench::server::Probe;
 
 /// Of so many clients one stops reading.
 const ONE_OF: usize = 10;
@@ -49,7 +49,7 @@ pub(super) async fn pair(tools: &Tools, shape: Shape, counted: Duration) -> Resu
     let (mut stand, _) = stand.run(shape.rate, before).await?;
     let stalled = shape.clients.div_ceil(ONE_OF);
     stand.swarm.stall(stalled)?;
-    let probe = stand.server.probe();
+    let probe = stand.running.server.probe();
     let span = Span {
         warm: Duration::ZERO,
         counted,
@@ -80,13 +80,17 @@ struct Seen {
 async fn watch(probe: Probe, stalled: u64, counted: Duration) -> Result<Seen> {
     let began = Instant::now();
     let before = probe.usage()?.resident;
+    let slow = format!(
+        "tickwire_fanout_closed_total{{code=\"{}\"}}",
+        CloseCode::Slow.code()
+    );
     let mut seen = Seen {
         closed: 0,
         after: None,
         growth: 0,
     };
     while began.elapsed() < counted {
-        seen.closed = probe.closed(CloseCode::Slow.code()).await?;
+        seen.closed = probe.metrics().await?.value(&slow);
         seen.growth = seen
             .growth
             .max(probe.usage()?.resident.saturating_sub(before));

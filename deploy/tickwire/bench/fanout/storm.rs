@@ -9,7 +9,7 @@ use schemas::time::{Clock, SystemClock, UnixNanos};
 use schemas::ws::Encoding;
 use tokio::task::spawn_blocking;
 
-use super::ground::{Contender, Tools};
+use super::contender::{Contender, Tools};
 use super::measure::{Pace, Stand, nanos, soon};
 use super::publisher::Schedule;
 use super::report::Storm;

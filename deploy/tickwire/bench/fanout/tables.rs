@@ -1,7 +1,7 @@
 //! The tables that people read.
 
 use super::report::{Load, Report};
-use super::{churn, slow, storm};
+use super::{catch_up, churn, slow, storm};
 
 /// Every table that has rows.
 pub(super) fn of(report: &Report) -> Vec<String> {
@@ -32,7 +32,7 @@ pub(super) fn of(report: &Report) -> Vec<String> {
         .iter()
         .map(|(name, ratio)| vec![name.clone(), format!("{ratio:.2}")]);
     let all = loads.chain(ceilings).chain(slow).chain(churns);
-    let tables: [(&[&str], Vec<Vec<String>>); 6] = [
+    let tables: [(&[&str], Vec<Vec<String>>); 7] = [
         (&LOADS, all.collect()),
         (&slow::HEAD, report.slow.iter().map(slow::row).collect()),
         (&storm::HEAD, report.storm.iter().map(storm::row).collect()),
@@ -43,6 +43,10 @@ pub(super) fn of(report: &Report) -> Vec<String> {
         (
             &churn::KNOWN_HEAD,
             report.churn.iter().map(churn::known).collect(),
+        ),
+        (
+            &catch_up::HEAD,
+            report.catch_ups.iter().map(catch_up::row).collect(),
         ),
         (&["quotient", ""], ratios.collect()),
     ];

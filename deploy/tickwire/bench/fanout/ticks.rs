@@ -8,8 +8,6 @@ use schemas::id::{Symbol, Venue};
 use schemas::tick::{Head, Side, Tick, Trade};
 use schemas::time::UnixNanos;
 
-/// The stream that has them.
-pub(super) const STREAM: &str = "TICKS";
 /// What every topic begins with. Trades are lossless and never conflated: every delivery counts.
 const TOPIC: &str = "trade.bench.S";
 /// The pattern that all topics match.

@@ -14,6 +14,7 @@ use super::frames::{self, Frame, masked};
 use super::tally::Ledger;
 use super::{Dialect, OPENING, nats};
 use crate::bench::fanout::ticks;
+use crate::bench::ground::STREAM;
 
 /// Ended without a close frame.
 const ABNORMAL: u16 = 1006;
@@ -265,7 +266,7 @@ fn subscription(number: usize, held: &[usize], ledger: &Ledger) -> Value {
         && !positions.is_empty()
         && let Some(fields) = op.as_object_mut()
     {
-        let from = json!({ ticks::STREAM: { "e": epoch, "s": positions } });
+        let from = json!({ STREAM: { "e": epoch, "s": positions } });
         fields.insert("from".to_owned(), from);
     }
     op

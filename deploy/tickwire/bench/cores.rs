@@ -7,7 +7,7 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The processors that we may use, divided.
-pub(super) struct Cores {
+pub(in crate::bench) struct Cores {
     /// The first one, for the server, and the rest; absent where there is only one.
     divided: Option<(CpuSet, CpuSet)>,
 }
@@ -18,7 +18,7 @@ impl Cores {
     /// # Errors
     ///
     /// The system does not say what that is.
-    pub(super) fn divide() -> Result<Self> {
+    pub(in crate::bench) fn divide() -> Result<Self> {
         let all = sched_getaffinity(None).context("the processors cannot be counted")?;
         let mut usable = (0..CpuSet::MAX_CPU).filter(|number| all.is_set(*number));
         let mut server = CpuSet::new();
@@ -32,7 +32,7 @@ impl Cores {
     }
 
     /// Whether the server has a processor to itself.
-    pub(super) const fn is_divided(&self) -> bool {
+    pub(in crate::bench) const fn is_divided(&self) -> bool {
         self.divided.is_some()
     }
 
@@ -41,7 +41,7 @@ impl Cores {
     /// # Errors
     ///
     /// The system refuses.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub(in crate::bench) fn settle(&self) -> Result<()> {
         let Some((_, others)) = &self.divided else {
             return Ok(());
         };
@@ -61,7 +61,10 @@ impl Cores {
     /// # Errors
     ///
     /// The system refuses, or `start` does.
-    pub(super) fn on_server<T>(&self, start: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
+    pub(in crate::bench) fn on_server<T>(
+        &self,
+        start: impl FnOnce() -> std::io::Result<T>,
+    ) -> Result<T> {
         let Some((server, others)) = &self.divided else {
             return Ok(start()?);
         };
