@@ -1,5 +1,7 @@
 //! Every metric of ingest. Labels are feed names, kinds and reasons; never symbols.
 
+use std::f64::consts::SQRT_2;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -134,7 +136,7 @@ impl Metrics {
             collapsed: Counter::default(),
             waiting_bytes: Gauge::default(),
             in_flight: Gauge::default(),
-            store_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            store_seconds: Histogram::new(exponential_buckets(0.000_1, SQRT_2, 36)),
         };
         metrics.feeds.register(registry);
         registry.register(

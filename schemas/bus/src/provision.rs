@@ -144,7 +144,8 @@ fn stream_config(spec: &StreamSpec) -> Value {
         "max_msgs": -1,
         "max_msgs_per_subject": -1,
         "max_consumers": -1,
-        "compression": "s2",
+        // The broker would compress each block that is full, and what it is to store would wait.
+        "compression": "none",
         "duplicate_window": duplicate_window(spec),
         "allow_direct": true,
         "allow_atomic": true,

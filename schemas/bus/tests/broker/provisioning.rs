@@ -92,7 +92,7 @@ async fn the_stream_is_as_designed() -> Result<()> {
         .clone();
     assert_eq!(config.subjects, ["tick.>"]);
     assert_eq!(config.storage, stream::StorageType::File);
-    assert_eq!(config.compression, Some(stream::Compression::S2));
+    assert_eq!(config.compression, Some(stream::Compression::None));
     assert_eq!(config.discard, stream::DiscardPolicy::Old);
     assert_eq!(config.max_messages_per_subject, -1);
     assert!(config.allow_direct && config.allow_atomic_publish);
