@@ -187,7 +187,9 @@ async fn measure(nats_server: &Binary, cores: &Cores, rate: u32, seconds: u64) -
     Ok(Load {
         ticks_per_second: rate,
         seconds,
-        stored: since.value(STORED).saturating_sub(others),
+        stored: since
+            .value("tickwire_ingest_stored_messages_total")
+            .saturating_sub(others),
         others,
         ingest_cpu: share(before.1.cpu, after.1.cpu),
         broker_cpu: share(before.2.cpu, after.2.cpu),
@@ -196,8 +198,6 @@ async fn measure(nats_server: &Binary, cores: &Cores, rate: u32, seconds: u64) -
         disturbances: since.value("tickwire_ingest_disturbances_total"),
     })
 }
-
-const STORED: &str = "tickwire_ingest_stored_messages_total";
 
 /// What ingest counted between two looks.
 struct Since<'a> {

@@ -163,7 +163,8 @@ impl Probe {
     /// It has ended, or does not count.
     pub(in crate::bench) async fn metrics(&self) -> Result<Metrics> {
         let ops = self.ops.context("only our own servers count")?;
-        let (_, text) = get(ops, "/metrics").await?;
+        let answered = get(ops, "/metrics").await;
+        let (_, text) = answered.context("the server does not answer on its operations port")?;
         Ok(Metrics(text))
     }
 }
