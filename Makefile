@@ -12,7 +12,7 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 SEEDS ?= 0..1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test soak simulate check bench bench-store bench-history
+.PHONY: help setup measured clients run test soak simulate check bench bench-store bench-history
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,14 +29,16 @@ soak: setup ## The fault tests at full length; TICKWIRE_SEED=number repeats one
 	TICKWIRE_SOAK=1 cargo test --locked --release -p tickwire --test e2e -- \
 	  --test-threads 1 --nocapture movement:: cluster:: rolling:: resume:: recorders::
 
-bench: setup ## Measure a fanout beside an axum broadcaster and NATS' gateway, an ingest, the whole system; BENCH="--only a,b" is part of the first
+# What is measured, and what it is compared with.
+measured:
 	cargo build --locked --release --bin tickwire --example axum-ws
+
+bench: setup measured ## Measure a fanout beside an axum broadcaster and NATS' gateway, an ingest, the whole system; BENCH="--only a,b" is part of the first
 	$(RELEASE)/tickwire bench fanout $(BENCH)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench ingest)
 	$(if $(BENCH),,$(RELEASE)/tickwire bench system --seconds 20 --ramp)
 
-bench-history: setup ## Measure how fast ranges of a million bars are answered, and what an export of a million trades costs
-	cargo build --locked --release --bin tickwire --example axum-ws
+bench-history: setup measured ## Measure how fast ranges of a million bars are answered, and what an export of a million trades costs
 	$(RELEASE)/tickwire bench history $(BENCH)
 
 bench-store: setup ## Measure how fast a recorder stores history, and beside it a plain COPY: BENCH="--rows 400000"

@@ -23,6 +23,11 @@ mod usage;
 
 use anyhow::Result;
 
+/// Instruments of the simulated venue.
+const INSTRUMENTS: u32 = 200;
+/// A rate counts as reached if so many of a hundred ticks came in the time.
+const REACHED: u64 = 97;
+
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum BenchCommand {
@@ -53,6 +58,19 @@ pub(crate) async fn run(command: BenchCommand) -> Result<()> {
         #[cfg(target_os = "linux")]
         BenchCommand::Fanout(args) => Box::pin(fanout::run(*args)).await,
     }
+}
+
+/// The feeds of a simulated venue that makes so many ticks per second.
+fn simulator(rate: u32) -> String {
+    format!(
+        "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = {INSTRUMENTS}\nrate = {rate}\n"
+    )
+}
+
+/// Whether a rate counts as reached.
+fn is_reached(ticks: u64, rate: u32, seconds: u64) -> bool {
+    let wanted = u64::from(rate).saturating_mul(seconds);
+    ticks.saturating_mul(100) >= wanted.saturating_mul(REACHED)
 }
 
 /// Names the machine: figures mean nothing without it.

@@ -3,7 +3,6 @@
 mod announce;
 mod ground;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use daemon::supervise::Supervisor;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::binary::Places;
+use crate::broker::binary::{Places, Search};
 use crate::data::DataDir;
 use crate::process::{self, Role};
 use crate::provision::StreamArgs;
@@ -53,13 +52,8 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "TICKWIRE_READY_FILE")]
     ready_file: Option<PathBuf>,
 
-    /// The nats-server to start
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    nats_server_bin: Option<PathBuf>,
-
-    /// Where the shell looks for programs
-    #[arg(long, env = "PATH", default_value = "", hide = true)]
-    search_path: OsString,
+    #[command(flatten)]
+    nats_server: Search,
 
     #[command(flatten)]
     ingest: ingest::Args,
@@ -160,7 +154,7 @@ impl Up {
         let ops = process::bind("--ops", args.ops).await?;
         let node = format!("{}:{}", roles::hostname(), data.display());
         let ingest = roles::ingest_config(&feeds, &args.stream.written, node, args.ingest.clone())?;
-        let places = Places::new(args.nats_server_bin.clone(), &args.search_path, data);
+        let places = Places::new(&args.nats_server, data);
         let way = Way::choose(&args.nats, &places).await?;
         let spec = args.stream.spec(NonZeroU8::MIN);
         let stream = spec.name.clone();

@@ -88,11 +88,7 @@ pub(crate) async fn run(args: FanoutArgs) -> Result<()> {
 
 /// Everything that can be refused before anything is started.
 async fn tools(args: &FanoutArgs) -> Result<Tools> {
-    let places = Places::new(
-        args.nats_server_bin.clone(),
-        &args.search_path,
-        Path::new("data"),
-    );
+    let places = Places::new(&args.nats_server, Path::new("data"));
     let beside = || {
         let program = std::env::current_exe().ok()?;
         Some(program.parent()?.join("examples/axum-ws"))

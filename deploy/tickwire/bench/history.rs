@@ -10,7 +10,7 @@ mod fill;
 mod server;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +20,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::broker::binary::Places;
+use crate::broker::binary::{Places, Search};
 use client::Client;
 use server::Server;
 
@@ -47,12 +47,8 @@ pub(crate) struct HistoryArgs {
     #[arg(long, default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     requests: u32,
 
-    /// The nats-server to run; the one that `make setup` installed by default
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    nats_server_bin: Option<PathBuf>,
-
-    #[arg(long, env = "PATH", hide = true, default_value = "")]
-    search_path: OsString,
+    #[command(flatten)]
+    nats_server: Search,
 
     /// An empty Postgres: `postgres://user:password@host/database`; a SQLite file that goes away again
     /// where nothing is said
@@ -85,11 +81,7 @@ fn millis(time: Duration) -> f64 {
 ///
 /// Something that is needed does not start, or an answer is not what was asked for.
 pub(crate) async fn run(args: HistoryArgs) -> Result<()> {
-    let places = Places::new(
-        args.nats_server_bin.clone(),
-        &args.search_path,
-        Path::new("data"),
-    );
+    let places = Places::new(&args.nats_server, Path::new("data"));
     let nats_server = places.find().await?;
     let dir = TempDir::new().context("there is no room for a database")?;
     let store = args.store.clone();

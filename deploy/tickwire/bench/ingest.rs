@@ -4,8 +4,7 @@
 //! Time runs from the publisher's queue to the acknowledgement, as ingest itself counts it: a figure is
 //! the bound of the histogram's bucket, so it is at most that.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,14 +15,10 @@ use tokio::time::sleep;
 use super::cores::Cores;
 use super::ground::{Ground, loopback};
 use super::server::{Door, Metrics};
-use crate::broker::binary::{Binary, Places};
+use crate::broker::binary::{Binary, Places, Search};
 
-/// Instruments of the simulated venue.
-const INSTRUMENTS: u32 = 200;
 /// Before it counts.
 const WARM: Duration = Duration::from_secs(2);
-/// A rate is reached if so many of a hundred ticks are stored in the time.
-const REACHED: u64 = 97;
 
 /// Arguments of `tickwire bench ingest`.
 #[derive(Debug, clap::Args)]
@@ -41,13 +36,8 @@ pub(crate) struct IngestArgs {
     #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 
-    /// The nats-server to start
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    nats_server_bin: Option<PathBuf>,
-
-    /// Where the shell looks for programs
-    #[arg(long, env = "PATH", default_value = "", hide = true)]
-    search_path: OsString,
+    #[command(flatten)]
+    nats_server: Search,
 }
 
 /// Everything that was measured.
@@ -82,8 +72,7 @@ struct Load {
 
 impl Load {
     fn is_reached(&self) -> bool {
-        let wanted = self.seconds * u64::from(self.ticks_per_second);
-        self.stored * 100 >= wanted * REACHED
+        super::is_reached(self.stored, self.ticks_per_second, self.seconds)
     }
 }
 
@@ -93,7 +82,7 @@ impl Load {
 ///
 /// Something does not start, or ends.
 pub(crate) async fn run(args: IngestArgs) -> Result<()> {
-    let places = Places::new(args.nats_server_bin, &args.search_path, Path::new("data"));
+    let places = Places::new(&args.nats_server, Path::new("data"));
     let nats_server = places.find().await?;
     let cores = Cores::divide()?;
     let mut report = Report {
@@ -153,12 +142,7 @@ fn line(load: &Load) -> String {
 async fn measure(nats_server: &Binary, cores: &Cores, rate: u32, seconds: u64) -> Result<Load> {
     let ground = Ground::lay(nats_server).await?;
     let feeds = ground.dir().join("feeds.toml");
-    std::fs::write(
-        &feeds,
-        format!(
-            "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = {INSTRUMENTS}\nrate = {rate}\n"
-        ),
-    )?;
+    std::fs::write(&feeds, super::simulator(rate))?;
     let ops = loopback()?;
     let mut command = ground.role("ingest", ops)?;
     command.arg("--feeds").arg(feeds);

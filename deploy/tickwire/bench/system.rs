@@ -22,13 +22,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-/// Instruments of the simulated venue, and how many each client of the latency run follows.
-const INSTRUMENTS: u32 = 200;
+use super::INSTRUMENTS;
+
+/// How many instruments each client of the latency run follows.
 const FOLLOWED: u32 = 10;
 /// Rates of the ramp, in ticks per second.
 const RAMP: [u32; 7] = [10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000];
-/// A rate counts as reached if so many of a hundred ticks were delivered in the time.
-const REACHED: u64 = 97;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Arguments of `tickwire bench system`.
@@ -108,7 +107,7 @@ async fn ramp(seconds: u64) -> Result<()> {
         let seen = measure(rate, 1, seconds, INSTRUMENTS).await?;
         let (ticks, holes) = totals(&seen);
         let wanted = u64::from(rate).saturating_mul(seconds);
-        let good = holes == 0 && ticks.saturating_mul(100) >= wanted.saturating_mul(REACHED);
+        let good = holes == 0 && super::is_reached(ticks, rate, seconds);
         let verdict = if good { "whole" } else { "not reached" };
         crate::say(&format!(
             "rate {rate} ticks/s for {seconds} s: {ticks} of {wanted} quotes and trades, {holes} holes: {verdict}"
@@ -163,10 +162,7 @@ async fn measure(rate: u32, clients: u32, seconds: u64, followed: u32) -> Result
 }
 
 async fn start(dir: &Path, rate: u32) -> Result<(Child, Value)> {
-    let feeds = format!(
-        "[[feed]]\nname = \"sim\"\nsource = \"sim\"\ninstruments = {INSTRUMENTS}\nrate = {rate}\n"
-    );
-    std::fs::write(dir.join("feeds.toml"), feeds)?;
+    std::fs::write(dir.join("feeds.toml"), super::simulator(rate))?;
     let ready = dir.join("ready.json");
     let mut process = Command::new(std::env::current_exe()?)
         .args([

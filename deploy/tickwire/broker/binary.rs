@@ -1,6 +1,6 @@
 //! Finds a nats-server that is new enough.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,6 +13,18 @@ use tokio::time::timeout;
 
 /// How long a program may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which nats-server is started.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Search {
+    /// The nats-server to start
+    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
+    nats_server_bin: Option<PathBuf>,
+
+    /// Where the shell looks for programs
+    #[arg(long, env = "PATH", default_value = "", hide = true)]
+    search_path: OsString,
+}
 
 /// Where to look, in this order.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +46,7 @@ pub(crate) struct Binary {
 
 impl Places {
     /// The places of this process: `data` is its data directory.
-    pub(crate) fn new(named: Option<PathBuf>, search_path: &OsStr, data: &Path) -> Self {
+    pub(crate) fn new(search: &Search, data: &Path) -> Self {
         let executable = std::env::current_exe().unwrap_or_default();
         // target/<profile>/tickwire lies in the repository, whose .tools is three levels up.
         let around = [
@@ -47,8 +59,8 @@ impl Places {
             .flatten()
             .map(|dir| dir.join(".tools/nats-server"));
         Self {
-            named,
-            search_path: std::env::split_paths(search_path).collect(),
+            named: search.nats_server_bin.clone(),
+            search_path: std::env::split_paths(&search.search_path).collect(),
             installed: installed.collect(),
         }
     }

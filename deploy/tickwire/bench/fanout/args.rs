@@ -1,9 +1,9 @@
 //! What `tickwire bench fanout` is asked for.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::contender::Contender;
+use crate::broker::binary::Search;
 
 /// Arguments of `tickwire bench fanout`.
 #[derive(Debug, clap::Args)]
@@ -48,13 +48,8 @@ pub(crate) struct FanoutArgs {
     #[arg(long, conflicts_with_all = ["beside", "peer"])]
     pub(super) alone: bool,
 
-    /// The nats-server to start
-    #[arg(long, env = "TICKWIRE_NATS_SERVER_BIN")]
-    pub(super) nats_server_bin: Option<PathBuf>,
-
-    /// Where the shell looks for programs
-    #[arg(long, env = "PATH", default_value = "", hide = true)]
-    pub(super) search_path: OsString,
+    #[command(flatten)]
+    pub(super) nats_server: Search,
 }
 
 impl FanoutArgs {
