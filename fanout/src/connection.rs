@@ -150,7 +150,7 @@ fn welcome(shard: &Shard, connection: &Connection) {
         return connection.end(CloseCode::Overloaded);
     }
     session.say(&ServerMessage::Welcome {
-        conn: format!("{:x}", connection.id.0),
+        conn: connection.id.to_string(),
         node: shard.shared.node.to_string(),
         streams,
         limits: schemas::ws::Limits {
@@ -178,7 +178,7 @@ fn begin(shard: &Shard, connection: &Connection, first: Subscribe) {
 }
 
 fn leave(shard: &Shard, connection: &Connection) {
-    shard.connections.borrow_mut().remove(&connection.id);
+    shard.connections.borrow_mut().remove(connection.id);
     let session = connection.session.borrow();
     session.leave(&mut shard.indexes.borrow_mut());
 }

@@ -1,14 +1,35 @@
 //! Who of one shard wants which topic of a stream.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use schemas::topic::Pattern;
 
 use crate::store::{TopicId, TopicInfo};
 
-/// Identifies a connection within its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct ConnId(pub(crate) u64);
+/// Identifies a connection within its shard: its place there, and who of those that had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConnId {
+    place: u32,
+    turn: u32,
+}
+
+impl ConnId {
+    pub(crate) const fn new(place: u32, turn: u32) -> Self {
+        Self { place, turn }
+    }
+
+    pub(crate) fn place(self) -> usize {
+        usize::try_from(self.place).unwrap_or(usize::MAX)
+    }
+}
+
+/// As clients are told it.
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.place, self.turn)
+    }
+}
 
 /// Subscribers by topic; exact topics that have no message yet; patterns for topics to come.
 #[derive(Debug, Default)]

@@ -2,7 +2,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `feeder` | reads a stream once, for all shards |
+//! | `reading` | the thread that reads the streams, for all shards |
+//! | `feeder` | from one stream to its store and the shards |
 //! | `intake` | what its events mean to the store and the shards; no I/O |
 //! | `store` | of each stream the last messages and the ring of recent ones |
 //! | `repair` | older messages, read from the broker |
@@ -31,6 +32,7 @@ mod governor;
 mod index;
 mod intake;
 mod metrics;
+mod reading;
 mod repair;
 mod server;
 mod session;
@@ -49,6 +51,7 @@ use std::time::{Duration, Instant};
 
 use ::governor::clock::DefaultClock;
 use anyhow::{Context as _, Result, anyhow, ensure};
+use async_nats::Client;
 use bus::reader::{Reader, ReaderConfig, Start};
 use schemas::time::SystemClock;
 use tokio::net::TcpListener;
@@ -69,6 +72,7 @@ use departure::Departure;
 use feeder::{Feeder, Missing};
 use intake::Intake;
 use metrics::Metrics;
+use reading::Hurry;
 use repair::Repairs;
 use server::{Door, Offer};
 use session::{Crowd, Limits};
@@ -125,6 +129,11 @@ pub struct Args {
     #[arg(long, env = "TICKWIRE_MAX_UNSENT_SECS", default_value = "5")]
     pub max_unsent_secs: NonZeroU32,
 
+    /// Milliseconds for which a busy shard holds back what a client gets, so that more of it goes out
+    /// in one write; 0 for never
+    #[arg(long, env = "TICKWIRE_HOLD_BACK_MS", default_value = "5", value_parser = clap::value_parser!(u64).range(..=10))]
+    pub hold_back_ms: u64,
+
     /// Messages that one connection may have replayed at once, and again in the course of a minute
     #[arg(long, env = "TICKWIRE_RESUME_MESSAGES", default_value = "20000")]
     pub resume_messages: NonZeroUsize,
@@ -169,6 +178,12 @@ impl Args {
         spread.saturating_add(spread / 2) + FAREWELL
     }
 
+    fn shard_count(&self) -> usize {
+        self.shards
+            .or_else(|| thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get)
+    }
+
     fn notice(&self) -> Duration {
         Duration::from_secs(self.drain_accept_secs.unwrap_or(NOTICE_SECS).into())
     }
@@ -211,8 +226,7 @@ pub async fn run(
     let (shards, threads) = start_shards(args, &shared)?;
     let streams = StreamNo::all(config.streams.len());
     let (missing, is_missing) = watch::channel(streams.collect());
-    let feeders = feeders(&config, &cx, &shared, &shards, missing);
-    let checks: Vec<Check> = feeders.iter().map(|feeder| feeder.check.clone()).collect();
+    let (checks, feeders) = feeders(&config, &cx, &shared, &shards, missing);
     show_stats(&cx, args, &shared);
     let handshakes = TaskTracker::new();
     // Not `stop` itself: a part that ends because of it must not look like one that failed.
@@ -234,20 +248,13 @@ pub async fn run(
         leaving: leaving.clone(),
     });
     let feeder_stop = CancellationToken::new();
-    let mut parts: JoinSet<Result<()>> = JoinSet::new();
-    for feeder in feeders {
-        let feeding = feeder.run(feeder_stop.clone());
-        parts.spawn(async move {
-            feeding.await;
-            Ok(())
-        });
-    }
-    parts.spawn(async move {
-        server::serve(listener, door).await;
-        Ok(())
-    });
+    let (mut reader, mut server) = (JoinSet::new(), JoinSet::new());
+    let (hurry, reading) = (shared.hurry.clone(), feeder_stop.clone());
+    reader.spawn(reading::run(cx.connector.clone(), hurry, feeders, reading));
+    server.spawn(server::serve(listener, door));
     let mut parts = Parts {
-        tasks: parts,
+        reader,
+        server,
         threads,
     };
     let most = bounded(args.max_connections.get());
@@ -276,9 +283,16 @@ pub async fn run(
     // Whoever is between the handshake and a shard is closed like everybody else.
     handshakes.wait().await;
     let drained = drain(args, &shards, &metrics, &mut parts.threads).await;
+    parts.server.shutdown().await;
     feeder_stop.cancel();
-    parts.tasks.shutdown().await;
-    outcome.and(drained)
+    // Whoever did not drain may keep it.
+    let read = timeout(FAREWELL, parts.reader.join_next()).await;
+    let read = match read {
+        Ok(Some(ended)) => ended.context("the reader panicked").flatten(),
+        Ok(None) => Ok(()),
+        Err(_) => Err(anyhow!("the reader did not end")),
+    };
+    outcome.and(drained).and(read)
 }
 
 fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Shared {
@@ -295,52 +309,66 @@ fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Sha
         ops: args.governor.ops(),
         node: config.node.as_str().into(),
         board: Board::default(),
+        hold_back: Duration::from_millis(args.hold_back_ms),
+        hurry: Hurry::of(args.shard_count()),
     }
 }
 
-/// One reader for each stream.
+/// One reader for each stream, as soon as there is a connection for them; and their checks.
 fn feeders(
     config: &Config,
     cx: &daemon::Context,
     shared: &Shared,
     shards: &[mpsc::Sender<Command>],
     missing: Missing,
-) -> Vec<Feeder> {
-    let ring = config.ring_bytes();
-    let missing = Arc::new(missing);
-    let numbered = StreamNo::all(config.streams.len()).zip(&config.streams);
-    let feeder = |(number, stream): (StreamNo, &String)| {
-        let reader = ReaderConfig {
-            stream: stream.clone(),
-            name: "fo".to_owned(),
-            filter: "tick.>".to_owned(),
-            start: Start::AllWithin {
-                bytes: u64::try_from(ring / 2).unwrap_or(u64::MAX),
-            },
-        };
-        let check = match config.streams.len() {
-            1 => "fanout.reader".to_owned(),
-            _ => format!("fanout.reader.{stream}"),
-        };
-        Some(Feeder {
-            client: cx.client.clone(),
-            reader: Reader::new(cx.client.clone(), reader),
-            number,
-            intake: Intake::new(Arc::clone(shared.stores.get(number.index())?)),
-            shards: shards.to_vec(),
-            metrics: shared.metrics.clone(),
-            gauges: shared.metrics.stream(stream),
-            clock: Arc::clone(&shared.clock),
-            check: cx.health.check(&check),
-            missing: Arc::clone(&missing),
-        })
+) -> (
+    Vec<Check>,
+    impl FnOnce(&Client) -> Vec<Feeder> + Send + 'static,
+) {
+    let streams = config.streams.clone();
+    let check = |stream: &String| match streams.len() {
+        1 => cx.health.check("fanout.reader"),
+        _ => cx.health.check(&format!("fanout.reader.{stream}")),
     };
-    numbered.filter_map(feeder).collect()
+    let checks: Vec<Check> = streams.iter().map(check).collect();
+    for check in &checks {
+        check.down("connecting to the broker");
+    }
+    let bytes = u64::try_from(config.ring_bytes() / 2).unwrap_or(u64::MAX);
+    let (missing, shared, shards) = (Arc::new(missing), shared.clone(), shards.to_vec());
+    let made = checks.clone();
+    let make = move |client: &Client| {
+        let numbered = StreamNo::all(streams.len()).zip(&streams).zip(made);
+        let feeder = |((number, stream), check): ((StreamNo, &String), Check)| {
+            let reader = ReaderConfig {
+                stream: stream.clone(),
+                name: "fo".to_owned(),
+                filter: "tick.>".to_owned(),
+                start: Start::AllWithin { bytes },
+            };
+            Some(Feeder {
+                client: client.clone(),
+                reader: Reader::new(client.clone(), reader),
+                number,
+                intake: Intake::new(Arc::clone(shared.stores.get(number.index())?)),
+                shards: shards.clone(),
+                metrics: shared.metrics.clone(),
+                gauges: shared.metrics.stream(stream),
+                clock: Arc::clone(&shared.clock),
+                check,
+                missing: Arc::clone(&missing),
+            })
+        };
+        numbered.filter_map(feeder).collect()
+    };
+    (checks, make)
 }
 
 /// What runs until the end.
 struct Parts {
-    tasks: JoinSet<Result<()>>,
+    reader: JoinSet<Result<()>>,
+    server: JoinSet<()>,
+    /// Shards.
     threads: JoinSet<Result<()>>,
 }
 
@@ -348,8 +376,9 @@ impl Parts {
     /// The first of them to end though nobody asked it to.
     async fn end(&mut self) -> Result<()> {
         tokio::select! {
-            ended = self.tasks.join_next() => ended.context("nothing runs")?.context("a part panicked")?
-                .and_then(|()| Err(anyhow!("a part ended by itself"))),
+            Some(ended) = self.reader.join_next() => ended.context("the reader panicked")?
+                .and_then(|()| Err(anyhow!("the reader ended by itself"))),
+            Some(ended) = self.server.join_next() => Err(anyhow!("the server has ended: {ended:?}")),
             ended = self.threads.join_next() => Err(anyhow!("a shard has ended: {ended:?}")),
         }
     }
@@ -439,12 +468,8 @@ type Shards = (Vec<mpsc::Sender<Command>>, JoinSet<Result<()>>);
 
 /// Starts one thread per shard; the set resolves as they end.
 fn start_shards(args: &Args, shared: &Shared) -> Result<Shards> {
-    let count = args
-        .shards
-        .or_else(|| thread::available_parallelism().ok())
-        .map_or(1, NonZeroUsize::get);
     let (mut shards, mut threads) = (Vec::new(), JoinSet::new());
-    for number in 0..count {
+    for number in 0..args.shard_count() {
         let (commands, inlet) = mpsc::channel(shard::INLET);
         let (ended, end) = oneshot::channel();
         let shared = shared.clone();

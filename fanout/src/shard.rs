@@ -1,6 +1,8 @@
 //! A shard: one thread that owns its connections and hands each live message to those that want it.
 
 mod due;
+mod pace;
+mod roster;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
@@ -9,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use governor::Quota;
-use rustc_hash::FxHashMap;
+use rustix::time::{ClockId, clock_gettime};
 use schemas::position::{Epoch, StreamSeq};
 use schemas::time::Clock;
 use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -22,14 +25,17 @@ use crate::connection::{self, Connection, Outlet, Parted, Wire};
 use crate::deflate::{Deflater, Inflater};
 use crate::departure::Departure;
 use crate::governor::Guest;
-use crate::index::{ConnId, Index};
+use crate::index::Index;
 use crate::intake::News;
 use crate::metrics::Metrics;
+use crate::reading::Hurry;
 use crate::repair::Repairs;
 use crate::session::{Limits, Session};
 use crate::stats::{Board, EVERY, Load, Reporter, Written};
 use crate::store::{Live, Store, StreamNo};
-use due::{Due, Pace};
+use due::Due;
+use pace::Pace;
+use roster::Roster;
 
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
 pub(crate) const INLET: usize = 256;
@@ -80,6 +86,9 @@ pub(crate) struct Shared {
     pub(crate) node: Arc<str>,
     /// Where shards say how they are doing.
     pub(crate) board: Board,
+    /// The longest that a busy shard holds back a live message.
+    pub(crate) hold_back: Duration,
+    pub(crate) hurry: Hurry,
 }
 
 /// One shard's state; everything of it lives on one thread.
@@ -87,7 +96,7 @@ pub(crate) struct Shard {
     pub(crate) shared: Shared,
     /// By stream.
     pub(crate) indexes: RefCell<Box<[Index]>>,
-    pub(crate) connections: RefCell<FxHashMap<ConnId, Rc<Connection>>>,
+    pub(crate) connections: RefCell<Roster>,
     /// Connections that have live messages to write, the longest waiting first.
     due: RefCell<Due>,
     /// Somebody who keeps up has much to be written.
@@ -104,7 +113,6 @@ pub(crate) struct Shard {
     applied: Box<[Cell<StreamSeq>]>,
     /// The history of each stream that was joined last.
     joined: Box<[Cell<Option<Epoch>>]>,
-    next: Cell<u64>,
 }
 
 /// Runs a shard until it is drained or nobody can command it any more.
@@ -116,17 +124,20 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
         indexes: RefCell::new(each(&shared)),
         applied: each(&shared),
         joined: each(&shared),
-        shared,
         connections: RefCell::default(),
         due: RefCell::new(Due::new(Instant::now())),
         is_pressed: Cell::new(false),
-        pace: Pace::new(Instant::now()),
+        pace: Pace::new(
+            shared.hold_back,
+            shared.hurry.clone(),
+            (Instant::now(), spent()),
+        ),
         buffer: RefCell::default(),
         scratch: RefCell::new(vec![0; 16 * 1024]),
         written: Written::default(),
         inflater: RefCell::new(Inflater::new()),
         deflater: RefCell::new(Deflater::new()),
-        next: Cell::new(0),
+        shared,
     });
     LocalSet::new().block_on(&runtime, shard.serve(commands));
     Ok(())
@@ -136,7 +147,7 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut tasks = JoinSet::new();
         let mut draining = false;
-        let mut rested_at = Instant::now();
+        let mut yielded_at = Instant::now();
         let (board, metrics) = (&self.shared.board, self.shared.metrics.clone());
         let mut reporter = board.open(metrics, Instant::now());
         let mut look = interval(EVERY);
@@ -151,17 +162,21 @@ impl Shard {
             if takes {
                 self.is_pressed.set(false);
             }
-            if rested_at.elapsed() > SLICE {
+            let rest = self
+                .pace
+                .rest()
+                .filter(|_| takes && wait != Some(Duration::ZERO));
+            if yielded_at.elapsed() > SLICE {
                 // Those who read and those who accept are on this thread too.
                 tokio::task::yield_now().await;
-                rested_at = Instant::now();
+                yielded_at = Instant::now();
             }
             tokio::select! {
                 biased;
                 _ = look.tick() => self.report(&mut reporter),
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 // What is there is dispatched before more is written: a write takes all of it.
-                command = commands.recv(), if takes => {
+                command = commands.recv(), if takes && rest.is_none() => {
                     let Some(command) = command else {
                         return;
                     };
@@ -174,7 +189,16 @@ impl Shard {
                         self.take(command, &mut tasks, &mut draining);
                     }
                 }
-                () = pause(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = pause(rest.or(wait).unwrap_or_default()), if rest.is_some() || wait.is_some() => {
+                    let begun = Instant::now();
+                    while rest.is_some() && !self.is_pressed.get() && begun.elapsed() < SLICE {
+                        match commands.try_recv() {
+                            Ok(command) => self.take(command, &mut tasks, &mut draining),
+                            Err(TryRecvError::Empty) => break,
+                            Err(TryRecvError::Disconnected) => return,
+                        }
+                    }
+                }
             }
         }
     }
@@ -198,6 +222,7 @@ impl Shard {
     /// Writes to some of those whose turn it is; how long nobody else has one.
     fn flush_some(&self) -> Option<Duration> {
         let begun = Instant::now();
+        self.pace.look(begun, spent);
         self.due.borrow_mut().advance(begun);
         for _ in 0..WRITES {
             let next = self.due.borrow_mut().pop();
@@ -209,14 +234,13 @@ impl Shard {
                 self.due.borrow_mut().again(connection);
             }
         }
-        self.pace.spend(begun, Instant::now());
         self.due.borrow().wait()
     }
 
     fn report(&self, reporter: &mut Reporter) {
         let now = Instant::now();
         let mut load = Load::default();
-        for connection in self.connections.borrow().values() {
+        for connection in self.connections.borrow().all() {
             let (queued, is_slow) = connection.session.borrow().backlog(now);
             load.connections += 1;
             load.sse += usize::from(matches!(connection.wire, Wire::Events(_)));
@@ -227,7 +251,8 @@ impl Shard {
         for (store, applied) in self.shared.stores.iter().zip(&self.applied) {
             behind += store.read().head.get().saturating_sub(applied.get().get());
         }
-        reporter.report(now, (&self.written, load, behind), |counts| {
+        let state = (load, behind, self.pace.hold());
+        reporter.report(now, &self.written, state, |counts| {
             let indexes = self.indexes.borrow();
             counts.resize_with(indexes.len(), Vec::new);
             for (counts, index) in counts.iter_mut().zip(&*indexes) {
@@ -249,8 +274,8 @@ impl Shard {
         } = arrival;
         let now = Instant::now();
         let stream = tokio::net::TcpStream::from_std(stream)?;
-        let id = ConnId(self.next.get());
-        self.next.set(id.0 + 1);
+        let mut connections = self.connections.borrow_mut();
+        let id = connections.next_id();
         let (limits, metrics) = (self.shared.limits, self.shared.metrics.clone());
         let applied = self.applied.iter().map(Cell::get);
         let session = Session::new((id, encoding), limits, metrics, applied, now);
@@ -267,9 +292,7 @@ impl Shard {
             stream,
             outlet: Outlet::new(now),
         });
-        self.connections
-            .borrow_mut()
-            .insert(id, Rc::clone(&connection));
+        connections.insert(Rc::clone(&connection));
         let shard = Rc::clone(self);
         tasks.spawn_local(connection::run(shard, connection, early, first, guest));
         Ok(())
@@ -285,7 +308,7 @@ impl Shard {
             } => {
                 let waited = read.elapsed().as_secs_f64();
                 self.shared.metrics.hops.dispatched.observe(waited);
-                self.dispatch(stream, messages, head);
+                self.dispatch(stream, messages, (head, read.into_std()));
             }
             News::Heartbeat => self.each(Session::heartbeat),
             News::Joined {
@@ -298,7 +321,7 @@ impl Shard {
     }
 
     fn each(&self, mut act: impl FnMut(&mut Session)) {
-        for connection in self.connections.borrow().values() {
+        for connection in self.connections.borrow().all() {
             if connection.is_open() {
                 act(&mut connection.session.borrow_mut());
                 connection.wake.notify_one();
@@ -312,7 +335,7 @@ impl Shard {
         };
         self.reach(stream, self.applied(stream).max(span.1));
         let (known, now) = (store.read(), Instant::now());
-        for connection in self.connections.borrow().values() {
+        for connection in self.connections.borrow().all() {
             let told = connection.session.borrow_mut().trimmed(&known, span, now);
             if let Err(code) = told {
                 connection.end(code);
@@ -321,9 +344,15 @@ impl Shard {
         }
     }
 
-    fn dispatch(&self, stream: StreamNo, messages: &[Arc<Live>], head: StreamSeq) {
+    fn dispatch(
+        &self,
+        stream: StreamNo,
+        messages: &[Arc<Live>],
+        (head, read): (StreamSeq, Instant),
+    ) {
         let now = Instant::now();
-        let window = self.pace.window();
+        self.pace.look(now, spent);
+        let (window, held_until) = (self.pace.window(), read + self.pace.hold());
         let mut indexes = self.indexes.borrow_mut();
         let Some(index) = indexes.get_mut(stream.index()) else {
             return;
@@ -334,7 +363,7 @@ impl Shard {
         for live in messages {
             if index.is_born(live.topic.id.index()) {
                 for id in index.claim(&live.topic) {
-                    if let Some(connection) = connections.get(&id) {
+                    if let Some(connection) = connections.get(id) {
                         connection
                             .session
                             .borrow_mut()
@@ -343,7 +372,7 @@ impl Shard {
                 }
             }
             for id in index.subscribers(live.topic.id) {
-                let Some(connection) = connections.get(id).filter(|of| of.is_open()) else {
+                let Some(connection) = connections.get(*id).filter(|of| of.is_open()) else {
                     continue;
                 };
                 let mut session = connection.session.borrow_mut();
@@ -357,14 +386,17 @@ impl Shard {
                 }
                 drop(session);
                 match delivered {
-                    Ok(None) => due.add(connection, window),
+                    Ok(None) => {
+                        let written_at = connection.outlet.written_at.get();
+                        let is_met = due.add(connection, held_until.max(written_at + window));
+                        self.pace.gather(is_met);
+                    }
                     Ok(Some(later)) => connection.look_at(later),
                     Err(code) => connection.end(code),
                 }
             }
         }
         self.reach(stream, head);
-        self.pace.spend(now, Instant::now());
     }
 
     fn join(&self, stream: StreamNo, head: StreamSeq, rewound: Option<Epoch>) {
@@ -378,7 +410,7 @@ impl Shard {
         for topic in known.topics().skip(index.seen()) {
             if index.is_born(topic.id.index()) {
                 for id in index.claim(topic) {
-                    if let Some(connection) = connections.get(&id) {
+                    if let Some(connection) = connections.get(id) {
                         connection.session.borrow_mut().born(topic, head, index);
                     }
                 }
@@ -388,10 +420,7 @@ impl Shard {
         if let Some(joined) = self.joined.get(stream.index()) {
             joined.set(rewound.or(known.epoch));
         }
-        for connection in connections
-            .values()
-            .filter(|connection| connection.is_open())
-        {
+        for connection in connections.all().filter(|connection| connection.is_open()) {
             let mut session = connection.session.borrow_mut();
             if let Some(epoch) = rewound {
                 session.reset(&known, epoch, head);
@@ -405,7 +434,7 @@ impl Shard {
     async fn drain(self: Rc<Self>, departure: Arc<Departure>) {
         let now = Instant::now();
         let mut leaving: Vec<(Instant, Rc<Connection>)> = Vec::new();
-        for connection in self.connections.borrow().values() {
+        for connection in self.connections.borrow().all() {
             let at = departure.place();
             let wait = at.saturating_duration_since(now);
             let close_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
@@ -420,7 +449,7 @@ impl Shard {
         for (at, connection) in leaving {
             let stays = || {
                 let open = self.connections.borrow();
-                open.contains_key(&connection.id) && connection.is_open()
+                open.get(connection.id).is_some() && connection.is_open()
             };
             if stays() {
                 sleep_until(at.into()).await;
@@ -466,6 +495,12 @@ impl Shard {
             session.applied(stream, self.applied(stream));
         }
     }
+}
+
+/// How much processor time this thread has had.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// One of something for each stream.

@@ -121,6 +121,8 @@ struct Report {
     load: Load,
     /// Messages that were read from the stream and not dispatched yet.
     behind: u64,
+    /// How long live messages are held back.
+    held_back: Duration,
     per_second: Flow,
     /// By stream, and there by topic in order of birth.
     subscribers: Vec<Vec<u32>>,
@@ -131,6 +133,8 @@ impl Report {
         let mut shown = show(self.load, self.per_second);
         if let Some(fields) = shown.as_object_mut() {
             fields.insert("behind".to_owned(), self.behind.into());
+            let millis = self.held_back.as_secs_f64() * 1_000.0;
+            fields.insert("held_back_ms".to_owned(), millis.into());
         }
         shown
     }
@@ -165,7 +169,8 @@ impl Reporter {
     pub(crate) fn report(
         &mut self,
         now: Instant,
-        (written, load, behind): (&Written, Load, u64),
+        written: &Written,
+        (load, behind, held_back): (Load, u64, Duration),
         count: impl FnOnce(&mut Vec<Vec<u32>>),
     ) {
         let total = written.total();
@@ -174,7 +179,8 @@ impl Reporter {
         self.metrics.loaded(self.load, load);
         (self.at, self.before, self.load) = (now, total, load);
         let mut report = lock(&self.report);
-        (report.load, report.behind, report.per_second) = (load, behind, per_second);
+        (report.load, report.per_second) = (load, per_second);
+        (report.behind, report.held_back) = (behind, held_back);
         count(&mut report.subscribers);
     }
 }
@@ -345,12 +351,13 @@ mod tests {
             written.messages(100);
             written.write(5_000);
             let half = begin + Duration::from_millis(500);
-            reporter.report(half, (&written, Load::default(), 9), |_| ());
+            reporter.report(half, &written, (Load::default(), 9, Duration::ZERO), |_| ());
             written.messages(60);
             written.write(1_000);
             written.write(2_000);
             let end = half + Duration::from_secs(2);
-            reporter.report(end, (&written, load, 7), |out| out.push(counts.into()));
+            let state = (load, 7, Duration::from_micros(2_500));
+            reporter.report(end, &written, state, |out| out.push(counts.into()));
         }
         let asked = BTreeMap::from([("topic".to_owned(), "trade.x.S1".to_owned())]);
         let shown = board.show(&stores, &metrics, &asked);
@@ -369,6 +376,7 @@ mod tests {
         assert_eq!(shown["topic"], topic);
         let shards = shown["shards"].as_array().unwrap();
         assert_eq!((shards.len(), &shards[1]["behind"]), (2, &json!(7)));
+        assert_eq!(shards[0]["held_back_ms"], 2.5);
         let nobody = BTreeMap::from([("topic".to_owned(), "trade.x.S9".to_owned())]);
         let shown = board.show(&stores, &metrics, &nobody);
         assert_eq!(shown["topic"]["known"], false);

@@ -107,6 +107,7 @@ async fn tools(args: &FanoutArgs) -> Result<Tools> {
     Ok(Tools {
         cores: Cores::divide()?,
         nats_server: places.find().await?,
+        hold_back_ms: args.hold_back_ms,
         axum,
     })
 }

@@ -5,6 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use tokio::io::Interest;
 use tokio::time::sleep_until;
 
 use super::assembly::put_together;
@@ -15,6 +18,9 @@ use crate::shard::Shard;
 
 /// How soon to look again where nothing had to be said.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// A full socket does not hold up the shard, nor does a closed one end the process.
+const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// How far a connection's writing is.
 pub(crate) struct Outlet {
@@ -89,9 +95,9 @@ pub(crate) fn flush(shard: &Shard, connection: &Connection, now: Instant) -> boo
     if bytes.is_empty() {
         return false;
     }
-    let taken = match connection.stream.try_write(bytes) {
+    let taken = match send(&connection.stream, bytes, FLAGS) {
         Ok(count) => count,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(Errno::AGAIN) => 0,
         Err(_) => {
             outlet.is_broken.set(true);
             connection.wake.notify_one();
@@ -101,6 +107,9 @@ pub(crate) fn flush(shard: &Shard, connection: &Connection, now: Instant) -> boo
     outlet.written_at.set(now);
     shard.wrote(taken);
     if taken < bytes.len() {
+        // Nobody else has seen that it is full.
+        let full = || -> io::Result<()> { Err(ErrorKind::WouldBlock.into()) };
+        let _noted = connection.stream.try_io(Interest::WRITABLE, full);
         outlet.hold_back(bytes.get(taken..).unwrap_or_default());
         connection.wake.notify_one();
     } else if let Some(waited) = waited.flatten() {

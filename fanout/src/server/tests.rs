@@ -17,6 +17,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::*;
 use crate::channels::Channels;
+use crate::reading::Hurry;
 use crate::shard::Shared;
 use crate::stats::Board;
 use crate::store::{Store, StreamNo};
@@ -68,6 +69,8 @@ impl Replica {
             ops: args.governor.ops(),
             node: "test".into(),
             board: Board::default(),
+            hold_back: Duration::from_millis(5),
+            hurry: Hurry::of(1),
         };
         let (shards, mut parts) = start_shards(&args, &shared).unwrap();
         let joined = crate::intake::News::Joined {

@@ -8,6 +8,9 @@ use bytes::Bytes;
 
 use crate::store::Live;
 
+/// Places that an empty outbox keeps: as many as most writes need.
+const KEPT: usize = 4;
+
 #[derive(Debug)]
 pub(super) enum Item {
     /// An answer; it does not count against the bound.
@@ -42,8 +45,8 @@ impl Outbox {
                 self.control_bytes = self.control_bytes.saturating_sub(bytes.len());
             }
         }
-        if self.items.is_empty() {
-            // An idle connection holds no memory.
+        if self.items.is_empty() && self.items.capacity() > KEPT {
+            // An idle connection holds next to no memory.
             self.items = VecDeque::new();
         }
         Some(item)
@@ -64,6 +67,9 @@ impl Outbox {
 
     /// How long the oldest live message has waited.
     pub(super) fn age(&self, now: Instant) -> Duration {
+        if self.live_bytes == 0 {
+            return Duration::ZERO;
+        }
         let oldest = self.items.iter().find_map(|item| match item {
             Item::Live(_, _, since) => Some(*since),
             Item::Own(_) => None,

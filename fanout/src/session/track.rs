@@ -174,12 +174,14 @@ impl Track {
             self.conflate(live, due);
             return Ok((!pause.is_zero()).then_some(due));
         }
-        // What was pending before the conflation was lifted goes first.
-        self.release(who, topic, now)?;
-        let is_live = |held: &Held| held.phase == Phase::Live;
-        if !self.topics.get(&topic).is_some_and(is_live) {
-            // It could not be encoded: what follows is pulled behind what is said of that.
-            return Ok(None);
+        if !self.slots.is_empty() {
+            // What was pending before the conflation was lifted goes first.
+            self.release(who, topic, now)?;
+            let is_live = |held: &Held| held.phase == Phase::Live;
+            if !self.topics.get(&topic).is_some_and(is_live) {
+                // It could not be encoded: what follows is pulled behind what is said of that.
+                return Ok(None);
+            }
         }
         if live.topic.kind == Kind::Trade
             && let Some(quote) = self.quotes.get(&live.topic.instrument).copied()

@@ -1,8 +1,5 @@
-//! Whom a shard writes to, and when: at once if it has been quiet for a moment; what comes sooner is
-//! gathered, for the longer the more the shard has to do, because most of the cost of a write is its
-//! own.
+//! Whom a shard writes to, and when.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,12 +8,6 @@ use crate::connection::Connection;
 
 /// More than the longest window, in milliseconds.
 const SLOTS: usize = 16;
-/// How often the load is measured.
-const PERIOD: Duration = Duration::from_millis(20);
-/// Above this share of time spent, ever more is gathered.
-const BUSY: f64 = 0.5;
-/// The least and the longest time between two writes to one socket, in milliseconds.
-const WINDOW: (f64, f64) = (2.0, 10.0);
 
 /// Connections to be written to, each once.
 pub(crate) struct Due {
@@ -45,12 +36,13 @@ impl Due {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Adds a connection, unless it is there already.
-    pub(crate) fn add(&mut self, connection: &Rc<Connection>, window: Duration) {
+    /// Adds a connection that is to be written to at that time, unless it is there already; whether
+    /// it was.
+    pub(crate) fn add(&mut self, connection: &Rc<Connection>, at: Instant) -> bool {
         if connection.outlet.is_due.replace(true) {
-            return;
+            return true;
         }
-        let at = self.millis(connection.outlet.written_at.get() + window);
+        let at = self.millis(at);
         let slot = usize::try_from(at).unwrap_or(usize::MAX) % SLOTS;
         match self.gathering.get_mut(slot) {
             Some(slot) if at > self.tick => {
@@ -59,6 +51,7 @@ impl Due {
             }
             _ => self.ready.push_back(Rc::clone(connection)),
         }
+        false
     }
 
     /// Has a connection written to as soon as those before it are, whatever it gathers. Its place
@@ -104,74 +97,5 @@ impl Due {
             return Some(Duration::ZERO);
         }
         (self.count > 0).then_some(Duration::from_millis(1))
-    }
-}
-
-/// How busy a shard is.
-pub(crate) struct Pace {
-    since: Cell<Instant>,
-    spent: Cell<Duration>,
-    load: Cell<f64>,
-}
-
-impl Pace {
-    pub(crate) const fn new(now: Instant) -> Self {
-        Self {
-            since: Cell::new(now),
-            spent: Cell::new(Duration::ZERO),
-            load: Cell::new(0.0),
-        }
-    }
-
-    /// Notes time that was spent on work.
-    pub(crate) fn spend(&self, from: Instant, to: Instant) {
-        self.spent
-            .set(self.spent.get() + to.saturating_duration_since(from));
-        let period = to.saturating_duration_since(self.since.get());
-        if period >= PERIOD {
-            let share = self.spent.get().as_secs_f64() / period.as_secs_f64();
-            self.load.set(f64::midpoint(self.load.get(), share));
-            self.since.set(to);
-            self.spent.set(Duration::ZERO);
-        }
-    }
-
-    /// How much time lies between two writes to one socket.
-    pub(crate) fn window(&self) -> Duration {
-        let (least, longest) = WINDOW;
-        let load = self.load.get();
-        let millis = match load {
-            _ if load < BUSY => least,
-            _ => least + (longest - least) * ((load - BUSY) / (1.0 - BUSY)).min(1.0),
-        };
-        Duration::from_secs_f64(millis / 1_000.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_busier_the_longer_is_gathered() {
-        let begun = Instant::now();
-        let cases = [(0, 2), (9, 2), (15, 6), (20, 10), (40, 10)];
-        for (spent, window) in cases {
-            let pace = Pace::new(begun);
-            let mut now = begun;
-            for _ in 0..20 {
-                let from = now + PERIOD.saturating_sub(Duration::from_millis(spent));
-                now += PERIOD;
-                pace.spend(
-                    from.min(now),
-                    now + Duration::from_millis(spent.saturating_sub(20)),
-                );
-            }
-            let millis = pace.window().as_secs_f64() * 1_000.0;
-            assert!(
-                (millis - f64::from(window)).abs() < 0.1,
-                "{spent}: {millis}"
-            );
-        }
     }
 }

@@ -43,6 +43,8 @@ impl Bench {
             repairs: [repairs].into(),
             metrics,
             board: Board::default(),
+            hold_back: Duration::from_millis(5),
+            hurry: Hurry::of(1),
             clock: Arc::new(SystemClock),
             limits: Limits {
                 topics: 10,

@@ -36,6 +36,10 @@ pub(crate) struct FanoutArgs {
     #[arg(long)]
     pub(super) clients: Option<usize>,
 
+    /// For how many milliseconds the fanout may hold messages back, if not as by default
+    #[arg(long)]
+    pub(super) hold_back_ms: Option<u64>,
+
     /// Compare only with these
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(super) beside: Vec<Contender>,

@@ -41,6 +41,8 @@ impl Contender {
 pub(super) struct Tools {
     pub(super) cores: Cores,
     pub(super) nats_server: Binary,
+    /// For how long the fanout may hold messages back, in milliseconds, if that is said.
+    pub(super) hold_back_ms: Option<u64>,
     /// The broadcaster to compare with, if it is wanted.
     pub(super) axum: Option<PathBuf>,
 }
@@ -66,6 +68,8 @@ impl Contender {
             Self::Tickwire => {
                 let mut command = ground.role("fanout", inner)?;
                 command.args(["--shards", "1", "--ws", &address.to_string()]);
+                let hold_back = tools.hold_back_ms.map(|millis| millis.to_string());
+                command.args(hold_back.iter().flat_map(|of| ["--hold-back-ms", of]));
                 (command, Door::Ready(inner))
             }
             Self::Axum => {

@@ -119,7 +119,13 @@ impl<const N: usize> Desk<N> {
 fn connected<const N: usize>(stores: &[Arc<Store>; N], now: Instant) -> Session {
     let heads = stores.each_ref().map(|store| store.read().head);
     let metrics = Metrics::new(&mut Registry::default());
-    Session::new((ConnId(1), Encoding::Json), LIMITS, metrics, heads, now)
+    Session::new(
+        (ConnId::new(1, 0), Encoding::Json),
+        LIMITS,
+        metrics,
+        heads,
+        now,
+    )
 }
 
 /// Many conflated values become due together: the client reads at once, so it stays.

@@ -55,7 +55,7 @@ pub(super) struct World {
     metrics: Metrics,
     deflater: Deflater,
     inflater: Inflater,
-    next_conn: u64,
+    next_conn: u32,
     checked: u64,
     trace: Rc<Trace>,
 }

@@ -65,7 +65,7 @@ impl World {
         // A shard takes a connection after everything that it was told before.
         self.dispatch((replica, shard), usize::MAX);
         self.next_conn += 1;
-        let id = ConnId(self.next_conn);
+        let id = ConnId::new(self.next_conn, 0);
         let place = &mut self.replicas[replica];
         let epochs = place.stores.each_ref().map(|store| store.read().epoch);
         let place = &mut place.shards[shard];

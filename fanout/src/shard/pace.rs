@@ -1,0 +1,218 @@
+//! How long a shard gathers before it writes: not at all while it has little to do, for the longer the
+//! more it has to do. Most of the cost of a write is its own, so whoever gathers works less; but only
+//! where several messages for one client come together.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::reading::Hurry;
+
+/// How often the load is measured.
+const PERIOD: Duration = Duration::from_millis(20);
+/// Load of so long ago counts for a third, in seconds.
+const MEMORY: f64 = 0.25;
+/// Below this share of a core nothing is held back, and above the other everything for as long as is
+/// allowed.
+const EASE: (f64, f64) = (0.12, 0.22);
+/// Above this share of a core, ever more time lies between two writes to one socket.
+const BUSY: f64 = 0.5;
+/// The least and the longest time between two writes to one socket, in milliseconds.
+const WINDOW: (f64, f64) = (2.0, 10.0);
+/// How long a shard that holds back lets messages gather before it looks at them.
+const REST: Duration = Duration::from_millis(1);
+/// Above this share of a core there is no time to rest.
+const FULL: f64 = 0.8;
+/// Messages after which it is judged whether holding back pays.
+const SAMPLE: u32 = 1_000;
+/// It pays if one of so many messages met another one.
+const WORTH: u32 = 12;
+/// How long nothing is held back where it did not pay.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What is known of a shard's load.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// The longest that a message is held back.
+    longest: Duration,
+    since: Cell<Instant>,
+    /// Processor time of this thread until then.
+    spent: Cell<Duration>,
+    load: Cell<f64>,
+    /// Messages while something was held back: those that met another one, and all.
+    met: Cell<(u32, u32)>,
+    vain_until: Cell<Option<Instant>>,
+    /// Where it is known whether this shard is in a hurry, and what was said last.
+    hurry: Hurry,
+    is_hurried: Cell<bool>,
+}
+
+impl Pace {
+    pub(crate) fn new(longest: Duration, hurry: Hurry, (now, spent): (Instant, Duration)) -> Self {
+        Self {
+            longest,
+            since: Cell::new(now),
+            spent: Cell::new(spent),
+            load: Cell::new(0.0),
+            met: Cell::new((0, 0)),
+            vain_until: Cell::new(None),
+            hurry,
+            is_hurried: Cell::new(true),
+        }
+    }
+
+    /// Looks at the time; `spent` says how much processor time this thread has had.
+    pub(crate) fn look(&self, now: Instant, spent: impl FnOnce() -> Duration) {
+        let period = now.saturating_duration_since(self.since.get());
+        if period < PERIOD {
+            return;
+        }
+        let spent = spent();
+        let share = spent
+            .saturating_sub(self.spent.get())
+            .div_duration_f64(period);
+        let fresh = 1.0 - (-period.as_secs_f64() / MEMORY).exp();
+        self.load
+            .set(self.load.get() + (share.min(1.0) - self.load.get()) * fresh);
+        self.since.set(now);
+        self.spent.set(spent);
+        self.judge(now);
+        let is_hurried = self.rest().is_none();
+        match (self.is_hurried.replace(is_hurried), is_hurried) {
+            (true, false) => self.hurry.leave(),
+            (false, true) => self.hurry.enter(),
+            _ => {}
+        }
+    }
+
+    /// Notes a message for somebody; whether others waited for him already.
+    pub(crate) fn gather(&self, is_met: bool) {
+        if self.hold() * 2 < self.longest {
+            // Too short to tell.
+            return;
+        }
+        let (met, all) = self.met.get();
+        self.met
+            .set((met.saturating_add(u32::from(is_met)), all.saturating_add(1)));
+    }
+
+    fn judge(&self, now: Instant) {
+        if self.vain_until.get().is_some_and(|until| now < until) {
+            return;
+        }
+        self.vain_until.set(None);
+        let (met, all) = self.met.get();
+        if all >= SAMPLE {
+            self.met.set((0, 0));
+            if met.saturating_mul(WORTH) < all {
+                self.vain_until.set(Some(now + RETRY));
+            }
+        }
+    }
+
+    /// How long a message is held back since it was read.
+    pub(crate) fn hold(&self) -> Duration {
+        if self.vain_until.get().is_some() {
+            return Duration::ZERO;
+        }
+        let (none, all) = EASE;
+        let share = ((self.load.get() - none) / (all - none)).clamp(0.0, 1.0);
+        self.longest.mul_f64(share)
+    }
+
+    /// How much time lies between two writes to one socket.
+    pub(crate) fn window(&self) -> Duration {
+        let (least, longest) = WINDOW;
+        let share = ((self.load.get() - BUSY) / (1.0 - BUSY)).max(0.0);
+        Duration::from_secs_f64((least + (longest - least) * share) / 1_000.0)
+    }
+
+    /// How long to let messages gather before they are looked at, if at all: whoever holds them back
+    /// anyway is not woken by each.
+    pub(crate) fn rest(&self) -> Option<Duration> {
+        (self.hold() > REST && self.load.get() < FULL).then_some(REST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(5);
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// A shard's time, and how much of it its thread has had.
+    struct Clock {
+        pace: Pace,
+        hurry: Hurry,
+        now: Instant,
+        spent: Duration,
+    }
+
+    impl Clock {
+        fn start() -> Self {
+            let (now, hurry) = (Instant::now(), Hurry::of(1));
+            Self {
+                pace: Pace::new(LONGEST, hurry.clone(), (now, Duration::ZERO)),
+                hurry,
+                now,
+                spent: Duration::ZERO,
+            }
+        }
+
+        /// Lets time pass at a load, in percent; of a hundred messages in each step so many meet others.
+        fn pass(&mut self, time: Duration, load: u32, met: u32) {
+            for _ in 0..time.as_millis() / STEP.as_millis() {
+                for number in 0..100 {
+                    self.pace.gather(number < met);
+                }
+                self.now += STEP;
+                self.spent += STEP * load / 100;
+                self.pace.look(self.now, || self.spent);
+            }
+        }
+    }
+
+    #[test]
+    fn the_busier_the_longer_messages_are_held_back() {
+        let cases = [
+            (5, 0, 2_000, false),
+            (17, 2_500, 2_000, true),
+            (30, 5_000, 2_000, true),
+            (75, 5_000, 6_000, true),
+            (100, 5_000, 10_000, false),
+        ];
+        for (load, hold, window, rests) in cases {
+            let mut clock = Clock::start();
+            clock.pass(Duration::from_secs(3), load, 50);
+            let near = |time: Duration, micros: u64| {
+                time.abs_diff(Duration::from_micros(micros)) < Duration::from_micros(10)
+            };
+            let pace = &clock.pace;
+            assert!(near(pace.hold(), hold), "{load}: {:?}", pace.hold());
+            assert!(near(pace.window(), window), "{load}: {:?}", pace.window());
+            assert_eq!(pace.rest().is_some(), rests, "{load}");
+            assert_eq!(clock.hurry.is_over(), rests, "{load}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_meets_nothing_is_held_back_and_that_is_tried_again() {
+        let mut clock = Clock::start();
+        clock.pass(Duration::from_secs(1), 60, 2);
+        assert_eq!(clock.pace.hold(), Duration::ZERO);
+        assert!(!clock.hurry.is_over());
+        clock.pass(RETRY * 9 / 10, 60, 50);
+        assert_eq!(clock.pace.hold(), Duration::ZERO);
+        clock.pass(Duration::from_secs(2), 60, 50);
+        assert_eq!(clock.pace.hold(), LONGEST);
+        assert!(clock.hurry.is_over());
+    }
+
+    #[test]
+    fn a_moment_of_work_holds_nothing_back() {
+        let mut clock = Clock::start();
+        clock.pass(Duration::from_secs(1), 1, 0);
+        clock.pass(STEP, 100, 0);
+        assert_eq!(clock.pace.hold(), Duration::ZERO);
+    }
+}
