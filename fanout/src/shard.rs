@@ -34,7 +34,7 @@ use crate::session::{Limits, Session};
 use crate::stats::{Board, EVERY, Load, Reporter, Written};
 use crate::store::{Live, Store, StreamNo};
 use due::Due;
-use pace::Pace;
+use pace::{Fastest, Pace};
 use roster::Roster;
 
 /// Batches between the feeder and a shard: a full channel holds the feeder back.
@@ -111,6 +111,8 @@ pub(crate) struct Shard {
     pub(crate) deflater: RefCell<Deflater>,
     /// Up to where each stream was dispatched.
     applied: Box<[Cell<StreamSeq>]>,
+    /// How fast messages of each stream come.
+    fastest: Box<[Fastest]>,
     /// The history of each stream that was joined last.
     joined: Box<[Cell<Option<Epoch>>]>,
 }
@@ -123,6 +125,7 @@ pub(crate) fn run(shared: Shared, commands: mpsc::Receiver<Command>) -> std::io:
     let shard = Rc::new(Shard {
         indexes: RefCell::new(each(&shared)),
         applied: each(&shared),
+        fastest: each(&shared),
         joined: each(&shared),
         connections: RefCell::default(),
         due: RefCell::new(Due::new(Instant::now())),
@@ -352,15 +355,23 @@ impl Shard {
     ) {
         let now = Instant::now();
         self.pace.look(now, spent);
-        let (window, held_until) = (self.pace.window(), read + self.pace.hold());
+        let (window, hold) = (self.pace.window(), self.pace.hold());
+        let (mut met, mut all) = (0, 0);
+        let read_ago = i64::try_from(now.saturating_duration_since(read).as_nanos());
+        let read_at = self.shared.clock.now().get() - read_ago.unwrap_or(0);
         let mut indexes = self.indexes.borrow_mut();
         let Some(index) = indexes.get_mut(stream.index()) else {
             return;
         };
+        let fastest = self.fastest.get(stream.index());
         let mut due = self.due.borrow_mut();
         due.advance(now);
         let connections = self.connections.borrow();
         for live in messages {
+            // Whatever was held up on its way here has waited already.
+            let took = read_at.saturating_sub(live.time.get());
+            let late = fastest.map_or(Duration::ZERO, |fastest| fastest.late(took, now));
+            let held_until = read + hold.saturating_sub(late);
             if index.is_born(live.topic.id.index()) {
                 for id in index.claim(&live.topic) {
                     if let Some(connection) = connections.get(id) {
@@ -389,13 +400,15 @@ impl Shard {
                     Ok(None) => {
                         let written_at = connection.outlet.written_at.get();
                         let is_met = due.add(connection, held_until.max(written_at + window));
-                        self.pace.gather(is_met);
+                        met += u32::from(is_met);
+                        all += 1;
                     }
                     Ok(Some(later)) => connection.look_at(later),
                     Err(code) => connection.end(code),
                 }
             }
         }
+        self.pace.gather((met, all));
         self.reach(stream, head);
     }
 

@@ -29,6 +29,35 @@ const WORTH: u32 = 12;
 /// How long nothing is held back where it did not pay.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long the fastest message is remembered, at least.
+const SPAN: Duration = Duration::from_secs(5);
+
+/// How fast messages of a stream come at best. Broker and replica may have different clocks, so a
+/// message is late by as much as it took longer than the fastest.
+#[derive(Debug, Default)]
+pub(crate) struct Fastest {
+    since: Cell<Option<Instant>>,
+    /// Nanoseconds, in this span and in the one before.
+    took: Cell<[Option<i64>; 2]>,
+}
+
+impl Fastest {
+    /// How late a message is that took so many nanoseconds by the clocks.
+    pub(crate) fn late(&self, took: i64, now: Instant) -> Duration {
+        let [mut this, mut before] = self.took.get();
+        let since = self.since.get().unwrap_or(now);
+        let is_over = now.saturating_duration_since(since) >= SPAN;
+        if is_over {
+            (this, before) = (None, this);
+        }
+        self.since.set(Some(if is_over { now } else { since }));
+        let this = this.map_or(took, |fastest| fastest.min(took));
+        self.took.set([Some(this), before]);
+        let fastest = before.map_or(this, |before| before.min(this));
+        Duration::from_nanos(u64::try_from(took.saturating_sub(fastest)).unwrap_or(0))
+    }
+}
+
 /// What is known of a shard's load.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -84,15 +113,15 @@ impl Pace {
         }
     }
 
-    /// Notes a message for somebody; whether others waited for him already.
-    pub(crate) fn gather(&self, is_met: bool) {
+    /// Notes messages for somebody: those for whom others waited already, and all.
+    pub(crate) fn gather(&self, more: (u32, u32)) {
         if self.hold() * 2 < self.longest {
             // Too short to tell.
             return;
         }
         let (met, all) = self.met.get();
         self.met
-            .set((met.saturating_add(u32::from(is_met)), all.saturating_add(1)));
+            .set((met.saturating_add(more.0), all.saturating_add(more.1)));
     }
 
     fn judge(&self, now: Instant) {
@@ -162,9 +191,7 @@ mod tests {
         /// Lets time pass at a load, in percent; of a hundred messages in each step so many meet others.
         fn pass(&mut self, time: Duration, load: u32, met: u32) {
             for _ in 0..time.as_millis() / STEP.as_millis() {
-                for number in 0..100 {
-                    self.pace.gather(number < met);
-                }
+                self.pace.gather((met, 100));
                 self.now += STEP;
                 self.spent += STEP * load / 100;
                 self.pace.look(self.now, || self.spent);
@@ -206,6 +233,27 @@ mod tests {
         clock.pass(Duration::from_secs(2), 60, 50);
         assert_eq!(clock.pace.hold(), LONGEST);
         assert!(clock.hurry.is_over());
+    }
+
+    #[test]
+    fn a_message_is_late_against_the_fastest_of_late() {
+        let (fastest, begun) = (Fastest::default(), Instant::now());
+        // Seconds since then, milliseconds that it took by clocks that differ, how late it is.
+        let cases = [
+            (0, -500, 0),
+            (1, -498, 2),
+            (2, -501, 0),
+            (6, -499, 2),
+            (9, -490, 11),
+            // Clocks drift: the fastest is forgotten.
+            (12, -480, 19),
+            (18, -480, 0),
+        ];
+        for (since, took, late) in cases {
+            let now = begun + Duration::from_secs(since);
+            let found = fastest.late(took * 1_000_000, now);
+            assert_eq!(found, Duration::from_millis(late), "at {since}");
+        }
     }
 
     #[test]
