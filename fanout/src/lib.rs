@@ -131,7 +131,7 @@ pub struct Args {
 
     /// Milliseconds for which a busy shard holds back what a client gets, so that more of it goes out
     /// in one write; 0 for never
-    #[arg(long, env = "TICKWIRE_HOLD_BACK_MS", default_value = "5", value_parser = clap::value_parser!(u64).range(..=10))]
+    #[arg(long, env = "TICKWIRE_HOLD_BACK_MS", default_value = "6", value_parser = clap::value_parser!(u64).range(..=10))]
     pub hold_back_ms: u64,
 
     /// Messages that one connection may have replayed at once, and again in the course of a minute
