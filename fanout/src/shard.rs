@@ -1,21 +1,18 @@
 //! A shard: one thread that owns its connections and hands each live message to those that want it.
 
 mod due;
+mod inlet;
 mod pace;
 mod roster;
 
 use std::cell::{Cell, RefCell};
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use governor::Quota;
 use rustix::time::{ClockId, clock_gettime};
 use schemas::position::{Epoch, StreamSeq};
-use schemas::time::Clock;
-use schemas::ws::{CloseCode, Encoding, ServerMessage, Subscribe};
-use tokio::sync::mpsc::error::TryRecvError;
+use schemas::ws::{CloseCode, ServerMessage};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
@@ -24,72 +21,21 @@ use tracing::debug;
 use crate::connection::{self, Connection, Outlet, Parted, Wire};
 use crate::deflate::{Deflater, Inflater};
 use crate::departure::Departure;
-use crate::governor::Guest;
 use crate::index::Index;
 use crate::intake::News;
-use crate::metrics::Metrics;
-use crate::reading::Hurry;
-use crate::repair::Repairs;
-use crate::session::{Limits, Session};
-use crate::stats::{Board, EVERY, Load, Reporter, Written};
-use crate::store::{Live, Store, StreamNo};
+use crate::session::Session;
+use crate::stats::{EVERY, Load, Reporter, Written};
+use crate::store::{Live, StreamNo};
 use due::Due;
+pub(crate) use inlet::{Arrival, Command, INLET, Shared};
 use pace::{Fastest, Pace};
 use roster::Roster;
-
-/// Batches between the feeder and a shard: a full channel holds the feeder back.
-pub(crate) const INLET: usize = 256;
 
 /// Connections that are written to before anything else is looked at.
 const WRITES: usize = 64;
 
 /// How long a shard dispatches and writes before its connections' own tasks have a turn.
 const SLICE: Duration = Duration::from_millis(2);
-
-/// A new connection, its handshake done.
-pub(crate) struct Arrival {
-    pub(crate) stream: TcpStream,
-    /// Bytes that the client sent right behind its handshake.
-    pub(crate) early: Vec<u8>,
-    pub(crate) encoding: Encoding,
-    pub(crate) wire: Wire,
-    /// Goes out before anything else.
-    pub(crate) head: Vec<u8>,
-    /// What is subscribed on connect.
-    pub(crate) first: Option<Subscribe>,
-    /// Whether permessage-deflate was negotiated.
-    pub(crate) deflate: bool,
-    /// Counts the connection for as long as it lasts.
-    pub(crate) guest: Arc<Guest>,
-}
-
-/// What a shard is told.
-pub(crate) enum Command {
-    Accept(Arrival),
-    News(News),
-    /// The replica is leaving: every connection is closed when its time has come.
-    Drain(Arc<Departure>),
-}
-
-/// What all shards share.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    /// By stream.
-    pub(crate) stores: Arc<[Arc<Store>]>,
-    /// By stream.
-    pub(crate) repairs: Arc<[Repairs]>,
-    pub(crate) metrics: Metrics,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) limits: Limits,
-    /// What one connection may ask for; `None` is unlimited.
-    pub(crate) ops: Option<Quota>,
-    pub(crate) node: Arc<str>,
-    /// Where shards say how they are doing.
-    pub(crate) board: Board,
-    /// The longest that a busy shard holds back a live message.
-    pub(crate) hold_back: Duration,
-    pub(crate) hurry: Hurry,
-}
 
 /// One shard's state; everything of it lives on one thread.
 pub(crate) struct Shard {
@@ -150,6 +96,7 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut tasks = JoinSet::new();
         let mut draining = false;
+        let mut rests_until: Option<Instant> = None;
         let mut yielded_at = Instant::now();
         let (board, metrics) = (&self.shared.board, self.shared.metrics.clone());
         let mut reporter = board.open(metrics, Instant::now());
@@ -165,10 +112,14 @@ impl Shard {
             if takes {
                 self.is_pressed.set(false);
             }
-            let rest = self
-                .pace
-                .rest()
-                .filter(|_| takes && wait != Some(Duration::ZERO));
+            let may_rest = takes && wait != Some(Duration::ZERO);
+            let rest = self.pace.rest().filter(|_| may_rest);
+            // Whatever else happens meanwhile, it ends when it was to end.
+            rests_until = rest.map(|rest| rests_until.unwrap_or_else(|| Instant::now() + rest));
+            let pause_for = match rests_until {
+                Some(until) => until.saturating_duration_since(Instant::now()),
+                None => wait.unwrap_or_default(),
+            };
             if yielded_at.elapsed() > SLICE {
                 // Those who read and those who accept are on this thread too.
                 tokio::task::yield_now().await;
@@ -183,26 +134,34 @@ impl Shard {
                     let Some(command) = command else {
                         return;
                     };
-                    let begun = Instant::now();
                     self.take(command, &mut tasks, &mut draining);
-                    while !self.is_pressed.get() && begun.elapsed() < SLICE {
-                        let Ok(command) = commands.try_recv() else {
-                            break;
-                        };
-                        self.take(command, &mut tasks, &mut draining);
-                    }
+                    self.take_some(&mut commands, &mut tasks, &mut draining);
                 }
-                () = pause(rest.or(wait).unwrap_or_default()), if rest.is_some() || wait.is_some() => {
-                    let begun = Instant::now();
-                    while rest.is_some() && !self.is_pressed.get() && begun.elapsed() < SLICE {
-                        match commands.try_recv() {
-                            Ok(command) => self.take(command, &mut tasks, &mut draining),
-                            Err(TryRecvError::Empty) => break,
-                            Err(TryRecvError::Disconnected) => return,
+                () = pause(pause_for), if rest.is_some() || wait.is_some() => {
+                    if rests_until.take().is_some() {
+                        self.take_some(&mut commands, &mut tasks, &mut draining);
+                        if commands.is_closed() && commands.is_empty() {
+                            return;
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Carries out what is there, for a moment.
+    fn take_some(
+        self: &Rc<Self>,
+        commands: &mut mpsc::Receiver<Command>,
+        tasks: &mut JoinSet<()>,
+        draining: &mut bool,
+    ) {
+        let begun = Instant::now();
+        while !self.is_pressed.get() && begun.elapsed() < SLICE {
+            let Ok(command) = commands.try_recv() else {
+                break;
+            };
+            self.take(command, tasks, draining);
         }
     }
 

@@ -7,6 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use prometheus_client::registry::Registry;
 use schemas::position::Cursor;
 use schemas::time::{SystemClock, UnixNanos};
+use schemas::ws::Encoding;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
@@ -15,6 +16,13 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
+use crate::governor::Guest;
+use crate::metrics::Metrics;
+use crate::reading::Hurry;
+use crate::repair::Repairs;
+use crate::session::Limits;
+use crate::stats::Board;
+use crate::store::Store;
 
 type Socket = WebSocketStream<tokio::net::TcpStream>;
 
