@@ -6,7 +6,10 @@
 //! | `fanout`, `history`, `ingest`, `system` | the measurements |
 //! | `ground`, `server` | a broker, and what runs on it, each a process |
 //! | `cores`, `usage` | the core of what is measured, and what it has used |
+//! | `brake` | half of that core |
 
+#[cfg(target_os = "linux")]
+mod brake;
 #[cfg(target_os = "linux")]
 mod cores;
 #[cfg(target_os = "linux")]

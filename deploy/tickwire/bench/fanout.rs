@@ -127,6 +127,7 @@ impl Bench {
             Part::C => self.loads(shape(Shape::C), false).await,
             Part::RampA => self.ramp(shape(Shape::A)).await,
             Part::RampB => self.ramp(shape(Shape::B)).await,
+            Part::HalfB => self.ramp(shape(Shape::HALF_B)).await,
             Part::Slow => self.slow(shape(Shape::SLOW)).await,
             Part::Storm => {
                 let storm = storm::raise(&self.tools, shape(Shape::B)).await?;

@@ -76,6 +76,8 @@ pub(super) enum Part {
     RampA,
     /// The highest rate of B, and latency at half of it
     RampB,
+    /// The highest rate of B for servers that stand still half of the time
+    HalfB,
     /// 200 clients at 100 KB/s each, of which 20 stop reading
     Slow,
     /// The clients of B cut at once, and back with their positions

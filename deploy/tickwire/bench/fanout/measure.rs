@@ -17,6 +17,7 @@ use super::publisher::{Published, Schedule, publish};
 use super::report::{Load, kib, ratio, thousands_per_second};
 use super::shape::Shape;
 use super::swarm::{Dialect, Plan, Swarm, Tally};
+use crate::bench::brake::Brake;
 use crate::bench::ground::Ground;
 use crate::bench::usage;
 
@@ -37,6 +38,8 @@ pub(super) struct Stand {
     pub(super) encoding: Encoding,
     pub(super) shape: Shape,
     pub(super) ground: Ground,
+    /// It goes before the server does.
+    pub(super) brake: Option<Brake>,
     pub(super) running: Running,
     pub(super) swarm: Swarm,
     /// The server's memory before anybody connected.
@@ -96,6 +99,7 @@ impl Stand {
         })
         .await??;
         let after = usage::of(server)?;
+        let brake = shape.braked.then(|| Brake::on(server)).transpose()?;
         let taken = after.resident.saturating_sub(before.resident);
         let clients = u64::try_from(swarm.size().max(1))?;
         Ok(Self {
@@ -103,6 +107,7 @@ impl Stand {
             encoding,
             shape,
             ground,
+            brake,
             running,
             swarm,
             resident: before.resident,
@@ -116,7 +121,7 @@ impl Stand {
     ///
     /// Something had failed before.
     pub(super) async fn clear(self) -> Result<()> {
-        drop(self.swarm);
+        drop((self.swarm, self.brake));
         self.running.server.end().await?;
         self.ground.clear().await
     }

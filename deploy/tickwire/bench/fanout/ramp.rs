@@ -43,7 +43,8 @@ impl Climber<'_> {
     }
 }
 
-/// Doubles the rate until it does not pass, twice; then looks between.
+/// Doubles the rate until it does not pass, twice, nor its double: some servers write less often
+/// only where they are pressed hard. Then looks between.
 ///
 /// # Errors
 ///
@@ -66,17 +67,23 @@ pub(super) async fn climb(
         half: None,
     };
     let mut rate = shape.rate;
-    while rate <= MAX_RATE && ceiling.failed.is_none() {
+    loop {
         let mut load = climber.step(rate, span).await?;
         if !load.passes() {
             load = climber.step(rate, span).await?;
         }
         if load.passes() {
             ceiling.highest = Some(load);
-            rate = rate.saturating_mul(2);
-        } else {
+            ceiling.failed = None;
+        } else if ceiling.failed.is_none() {
             ceiling.failed = Some(load);
+        } else {
+            break;
         }
+        if rate >= MAX_RATE {
+            break;
+        }
+        rate = rate.saturating_mul(2).min(MAX_RATE);
     }
     for _ in 0..DIVISIONS {
         let Some(rate) = between(&ceiling) else {

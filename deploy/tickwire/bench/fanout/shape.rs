@@ -15,6 +15,8 @@ pub(super) struct Shape {
     pub(super) held: usize,
     /// Ticks per second.
     pub(super) rate: u32,
+    /// The server stands still half of the time.
+    pub(super) braked: bool,
 }
 
 impl Shape {
@@ -25,6 +27,7 @@ impl Shape {
         topics: 1,
         held: 1,
         rate: 100,
+        braked: false,
     };
     /// Many topics, a few for each client, as busy as Zipf's law says.
     pub(super) const B: Self = Self {
@@ -33,6 +36,13 @@ impl Shape {
         topics: 500,
         held: 10,
         rate: 2_000,
+        braked: false,
+    };
+    /// The same for a server with half of its core, which is full before those that load it are.
+    pub(super) const HALF_B: Self = Self {
+        name: "B-half-core",
+        braked: true,
+        ..Self::B
     };
     /// Very many clients, and hardly anything to say.
     pub(super) const C: Self = Self {
@@ -41,6 +51,7 @@ impl Shape {
         topics: 1,
         held: 1,
         rate: 1,
+        braked: false,
     };
     /// About 100 KB/s for each client.
     pub(super) const SLOW: Self = Self {
@@ -49,6 +60,7 @@ impl Shape {
         topics: 1,
         held: 1,
         rate: 450,
+        braked: false,
     };
 
     /// One hot topic, and room beside it for those who churn.
@@ -58,6 +70,7 @@ impl Shape {
         topics: 1,
         held: 1,
         rate: 50,
+        braked: false,
     };
 
     /// The same work for another number of clients.
