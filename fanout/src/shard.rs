@@ -28,7 +28,7 @@ use crate::stats::{EVERY, Load, Reporter, Written};
 use crate::store::{Live, StreamNo};
 use due::Due;
 pub(crate) use inlet::{Arrival, Command, INLET, Shared};
-use pace::{Fastest, Pace};
+use pace::{Fastest, Pace, Rest};
 use roster::Roster;
 
 /// Connections that are written to before anything else is looked at.
@@ -96,7 +96,7 @@ impl Shard {
     async fn serve(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let mut tasks = JoinSet::new();
         let mut draining = false;
-        let mut rests_until: Option<Instant> = None;
+        let mut rest = Rest::default();
         let mut yielded_at = Instant::now();
         let (board, metrics) = (&self.shared.board, self.shared.metrics.clone());
         let mut reporter = board.open(metrics, Instant::now());
@@ -113,13 +113,9 @@ impl Shard {
                 self.is_pressed.set(false);
             }
             let may_rest = takes && wait != Some(Duration::ZERO);
-            let rest = self.pace.rest().filter(|_| may_rest);
-            // Whatever else happens meanwhile, it ends when it was to end.
-            rests_until = rest.map(|rest| rests_until.unwrap_or_else(|| Instant::now() + rest));
-            let pause_for = match rests_until {
-                Some(until) => until.saturating_duration_since(Instant::now()),
-                None => wait.unwrap_or_default(),
-            };
+            let length = self.pace.rest().filter(|_| may_rest);
+            let resting = rest.left(length, Instant::now());
+            let wait = resting.or(wait);
             if yielded_at.elapsed() > SLICE {
                 // Those who read and those who accept are on this thread too.
                 tokio::task::yield_now().await;
@@ -130,15 +126,15 @@ impl Shard {
                 _ = look.tick() => self.report(&mut reporter),
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 // What is there is dispatched before more is written: a write takes all of it.
-                command = commands.recv(), if takes && rest.is_none() => {
+                command = commands.recv(), if takes && resting.is_none() => {
                     let Some(command) = command else {
                         return;
                     };
                     self.take(command, &mut tasks, &mut draining);
                     self.take_some(&mut commands, &mut tasks, &mut draining);
                 }
-                () = pause(pause_for), if rest.is_some() || wait.is_some() => {
-                    if rests_until.take().is_some() {
+                () = pause(wait.unwrap_or_default()), if wait.is_some() => {
+                    if rest.end() {
                         self.take_some(&mut commands, &mut tasks, &mut draining);
                         if commands.is_closed() && commands.is_empty() {
                             return;

@@ -58,6 +58,24 @@ impl Fastest {
     }
 }
 
+/// A shard's rest. Once begun it ends when it was to end, whatever else happens meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Rest(Option<Instant>);
+
+impl Rest {
+    /// How much is left of it. One of that length begins if there is none; without a length, there is
+    /// none any more.
+    pub(crate) fn left(&mut self, length: Option<Duration>, now: Instant) -> Option<Duration> {
+        self.0 = length.map(|length| self.0.unwrap_or(now + length));
+        self.0.map(|until| until.saturating_duration_since(now))
+    }
+
+    /// Ends it; whether there was one.
+    pub(crate) const fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 /// What is known of a shard's load.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -254,6 +272,21 @@ mod tests {
             let found = fastest.late(took * 1_000_000, now);
             assert_eq!(found, Duration::from_millis(late), "at {since}");
         }
+    }
+
+    #[test]
+    fn what_happens_during_a_rest_makes_it_no_longer() {
+        let (mut rest, begun) = (Rest::default(), Instant::now());
+        let micros = Duration::from_micros;
+        for (since, left) in [(0, 1_000), (300, 700), (900, 100), (1_200, 0)] {
+            let found = rest.left(Some(REST), begun + micros(since));
+            assert_eq!(found, Some(micros(left)), "after {since}");
+        }
+        assert!(rest.end() && !rest.end());
+        let again = begun + micros(1_300);
+        assert_eq!(rest.left(Some(REST), again), Some(REST));
+        assert_eq!(rest.left(None, again), None);
+        assert!(!rest.end());
     }
 
     #[test]
