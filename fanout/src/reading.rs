@@ -18,12 +18,13 @@ use tracing::debug;
 
 use crate::feeder::Feeder;
 
-/// How long messages gather where nobody is in a hurry.
-const REST: Duration = Duration::from_millis(1);
+/// How long messages gather where nobody is in a hurry. Whoever holds them back for longer holds back
+/// by less what came late, so that nobody has them later for it.
+pub(crate) const REST: Duration = Duration::from_millis(2);
 /// How long to wait before the broker is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How many shards are in a hurry. Clones share it.
+/// How many shards are in a hurry: hold back nothing, or for no longer than [`REST`]. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Hurry(Arc<AtomicUsize>);
 

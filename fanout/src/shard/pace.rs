@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use crate::reading::Hurry;
+use crate::reading::{self, Hurry};
 
 /// How often the load is measured.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -123,7 +123,7 @@ impl Pace {
         self.since.set(now);
         self.spent.set(spent);
         self.judge(now);
-        let is_hurried = self.rest().is_none();
+        let is_hurried = self.rest().is_none() || self.hold() <= reading::REST;
         match (self.is_hurried.replace(is_hurried), is_hurried) {
             (true, false) => self.hurry.leave(),
             (false, true) => self.hurry.enter(),
@@ -220,13 +220,14 @@ mod tests {
     #[test]
     fn the_busier_the_longer_messages_are_held_back() {
         let cases = [
-            (5, 0, 2_000, false),
-            (17, 2_500, 2_000, true),
-            (30, 5_000, 2_000, true),
-            (75, 5_000, 6_000, true),
-            (100, 5_000, 10_000, false),
+            (5, 0, 2_000, (false, true)),
+            (15, 1_500, 2_000, (true, true)),
+            (17, 2_500, 2_000, (true, false)),
+            (30, 5_000, 2_000, (true, false)),
+            (75, 5_000, 6_000, (true, false)),
+            (100, 5_000, 10_000, (false, true)),
         ];
-        for (load, hold, window, rests) in cases {
+        for (load, hold, window, (rests, hurries)) in cases {
             let mut clock = Clock::start();
             clock.pass(Duration::from_secs(3), load, 50);
             let near = |time: Duration, micros: u64| {
@@ -236,7 +237,7 @@ mod tests {
             assert!(near(pace.hold(), hold), "{load}: {:?}", pace.hold());
             assert!(near(pace.window(), window), "{load}: {:?}", pace.window());
             assert_eq!(pace.rest().is_some(), rests, "{load}");
-            assert_eq!(clock.hurry.is_over(), rests, "{load}");
+            assert_eq!(clock.hurry.is_over(), !hurries, "{load}");
         }
     }
 
