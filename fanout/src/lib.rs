@@ -305,7 +305,7 @@ fn share(config: &Config, client: &async_nats::Client, metrics: &Metrics) -> Sha
         repairs: Repairs::all(client, streams, metrics),
         metrics: metrics.clone(),
         clock: Arc::new(SystemClock),
-        limits: limits(args),
+        limits: Arc::new(limits(args)),
         ops: args.governor.ops(),
         node: config.node.as_str().into(),
         board: Board::default(),

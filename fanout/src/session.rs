@@ -54,8 +54,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// One connection's subscriptions and debts.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Session {
-    who: Subscriber,
     /// One for each stream, in the order of the welcome.
     tracks: Box<[Track]>,
     /// The track whose debts are paid first, next time.
@@ -64,13 +64,14 @@ pub(crate) struct Session {
     heartbeat_due: bool,
     /// Something was sent that no cursor covers yet.
     uncovered: bool,
+    who: Subscriber,
 }
 
 impl Session {
     /// A session without subscriptions; `applied` is up to where each stream was dispatched.
     pub(crate) fn new(
         (id, encoding): (ConnId, Encoding),
-        limits: Limits,
+        limits: Arc<Limits>,
         metrics: Metrics,
         applied: impl IntoIterator<Item = StreamSeq>,
         now: Instant,
@@ -89,7 +90,7 @@ impl Session {
         self.who.encoding
     }
 
-    pub(crate) const fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.who.limits
     }
 
@@ -124,12 +125,12 @@ impl Session {
     }
 
     /// Whether answers have piled up: whoever asks must also read.
-    pub(crate) const fn is_drowning(&self) -> bool {
+    pub(crate) fn is_drowning(&self) -> bool {
         self.who.outbox.control_bytes() > self.who.limits.unsent_bytes
     }
 
     /// Whether so much waits that the socket should have it before anything is added.
-    pub(crate) const fn is_pressed(&self) -> bool {
+    pub(crate) fn is_pressed(&self) -> bool {
         self.who.outbox.live_bytes() > self.who.limits.unsent_bytes / 4
     }
 
@@ -160,6 +161,12 @@ impl Session {
 
     pub(crate) const fn heartbeat(&mut self) {
         self.heartbeat_due = true;
+    }
+
+    /// Whether a topic is held.
+    pub(crate) fn holds(&self, topic: &TopicInfo) -> bool {
+        let track = self.tracks.get(topic.id.stream().index());
+        track.is_some_and(|track| track.topics.contains_key(&topic.id))
     }
 
     /// Takes a live message of a topic that is held; when there will be something to write, if not

@@ -234,7 +234,7 @@ impl Shard {
         let stream = tokio::net::TcpStream::from_std(stream)?;
         let mut connections = self.connections.borrow_mut();
         let id = connections.next_id();
-        let (limits, metrics) = (self.shared.limits, self.shared.metrics.clone());
+        let (limits, metrics) = (Arc::clone(&self.shared.limits), self.shared.metrics.clone());
         let applied = self.applied.iter().map(Cell::get);
         let session = Session::new((id, encoding), limits, metrics, applied, now);
         let connection = Rc::new(Connection {
@@ -322,6 +322,7 @@ impl Shard {
         let mut due = self.due.borrow_mut();
         due.advance(now);
         let connections = self.connections.borrow();
+        let mut takers: Vec<&Rc<Connection>> = Vec::new();
         for live in messages {
             // Whatever was held up on its way here has waited already.
             let took = read_at.saturating_sub(live.time.get());
@@ -337,10 +338,13 @@ impl Shard {
                     }
                 }
             }
-            for id in index.subscribers(live.topic.id) {
-                let Some(connection) = connections.get(*id).filter(|of| of.is_open()) else {
-                    continue;
-                };
+            // Each pass waits for memory, but for that of many connections at once; one pass would wait
+            // for one after the other.
+            let subscribers = index.subscribers(live.topic.id).iter();
+            let here = subscribers.filter_map(|id| connections.get(*id));
+            takers.extend(here.filter(|connection| connection.is_open()));
+            takers.retain(|connection| connection.session.borrow().holds(&live.topic));
+            for connection in takers.drain(..) {
                 let mut session = connection.session.borrow_mut();
                 let was_pressed = session.is_pressed();
                 let delivered = session.deliver(live, now);

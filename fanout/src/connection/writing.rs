@@ -23,17 +23,18 @@ const LOOK: Duration = Duration::from_millis(2);
 const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// How far a connection's writing is.
+#[repr(C)]
 pub(crate) struct Outlet {
-    /// The shard will write.
-    pub(crate) is_due: Cell<bool>,
     pub(crate) written_at: Cell<Instant>,
-    /// Bytes that the socket had no room for.
-    held_back: RefCell<Vec<u8>>,
-    /// They go first: nothing may overtake them.
-    is_blocked: Cell<bool>,
     /// When the connection's task looks again by itself.
     alarm: Cell<Instant>,
+    /// The shard will write.
+    pub(crate) is_due: Cell<bool>,
+    /// What is held back goes first: nothing may overtake it.
+    is_blocked: Cell<bool>,
     is_broken: Cell<bool>,
+    /// Bytes that the socket had no room for, if there are any: most connections never have.
+    held_back: RefCell<Vec<u8>>,
 }
 
 impl Outlet {

@@ -65,7 +65,7 @@ impl Replica {
             repairs: [repairs].into(),
             metrics: metrics.clone(),
             clock: Arc::new(SystemClock),
-            limits: limits(&args),
+            limits: limits(&args).into(),
             ops: args.governor.ops(),
             node: "test".into(),
             board: Board::default(),

@@ -1,6 +1,7 @@
 //! The client at the other end: what it asked for, what it may have, and what waits for its socket.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemas::topic::{Pattern, Selector, TopicError};
@@ -15,40 +16,41 @@ use crate::store::Known;
 
 /// What all streams of a connection share.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Subscriber {
-    pub(super) id: ConnId,
-    pub(super) encoding: Encoding,
-    pub(super) limits: Limits,
+    pub(super) outbox: Outbox,
+    pub(super) limits: Arc<Limits>,
     pub(super) metrics: Metrics,
+    /// When the socket last had room.
+    pub(super) filled_at: Instant,
+    pub(super) encoding: Encoding,
+    pub(super) id: ConnId,
     /// Topics that were subscribed by name.
     pub(super) exact: BTreeMap<Box<str>, Conflate>,
     /// Patterns by their text.
     pub(super) patterns: BTreeMap<Box<str>, (Pattern, Conflate)>,
-    pub(super) outbox: Outbox,
     /// What may still be replayed.
     replays: Replays,
     pub(super) born: Instant,
-    /// When the socket last had room.
-    pub(super) filled_at: Instant,
 }
 
 impl Subscriber {
     pub(super) fn new(
         id: ConnId,
         encoding: Encoding,
-        limits: Limits,
+        limits: Arc<Limits>,
         metrics: Metrics,
         now: Instant,
     ) -> Self {
         Self {
             id,
             encoding,
+            replays: Replays::new(limits.resume_messages, now),
             limits,
             metrics,
             exact: BTreeMap::new(),
             patterns: BTreeMap::new(),
             outbox: Outbox::default(),
-            replays: Replays::new(limits.resume_messages, now),
             born: now,
             filled_at: now,
         }
@@ -63,7 +65,7 @@ impl Subscriber {
     }
 
     /// Whether more live messages wait than a client that keeps up leaves lying.
-    pub(super) const fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         self.outbox.live_bytes() > self.limits.unsent_bytes / 2
     }
 

@@ -60,37 +60,39 @@ pub(super) struct Slot {
 
 /// One stream's part of a session.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Track {
     pub(super) topics: FxHashMap<TopicId, Held>,
+    pub(super) slots: FxHashMap<TopicId, Slot>,
+    /// Pending quotes by instrument: they leave before its next trade.
+    quotes: FxHashMap<u32, TopicId>,
+    /// None of the slots is due before this.
+    pub(super) slots_due: Option<Instant>,
+    /// Everything up to here was dispatched by this shard.
+    pub(super) applied: StreamSeq,
     /// Topics that something can be written of.
     pub(super) pulls: VecDeque<TopicId>,
+    /// What retention removed, to be declared for topics that had no message yet: once nobody waits
+    /// for anything older, one word for all topics of a string will do.
+    pub(super) owed: Option<(StreamSeq, StreamSeq)>,
+    /// The store has another history than this shard was told of: nothing is told from it before
+    /// [`Track::reset`].
+    pub(super) rewinding: bool,
+    /// The last page that was read together had next to nothing for those who waited: they ask one by
+    /// one.
+    pub(super) is_thin: bool,
+    /// There is nothing to ask for as things are, with room for pages or without.
+    pub(super) vain: Option<bool>,
     pub(super) repairs: FxHashMap<TopicId, Repair>,
     /// How many of them hold a page of their own, or have asked for one.
     pub(super) pages: usize,
     /// The page that others read together.
     pub(super) together: Together,
-    /// The last such page had next to nothing for those who waited: they ask one by one.
-    pub(super) is_thin: bool,
-    /// There is nothing to ask for as things are, with room for pages or without.
-    pub(super) vain: Option<bool>,
     pub(super) next_ticket: u64,
-    pub(super) slots: FxHashMap<TopicId, Slot>,
-    /// None of them is due before this.
-    pub(super) slots_due: Option<Instant>,
-    /// Pending quotes by instrument: they leave before its next trade.
-    quotes: FxHashMap<u32, TopicId>,
     pub(super) cursor: StreamSeq,
     /// The history that the client was told of, and the last cursor in it.
     pub(super) epoch: Option<Epoch>,
     pub(super) promised: Option<Cursor>,
-    /// Everything up to here was dispatched by this shard.
-    pub(super) applied: StreamSeq,
-    /// The store has another history than this shard was told of: nothing is told from it before
-    /// [`Track::reset`].
-    pub(super) rewinding: bool,
-    /// What retention removed, to be declared for topics that had no message yet: once nobody waits
-    /// for anything older, one word for all topics of a string will do.
-    pub(super) owed: Option<(StreamSeq, StreamSeq)>,
 }
 
 impl Track {

@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) repairs: Arc<[Repairs]>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     /// What one connection may ask for; `None` is unlimited.
     pub(crate) ops: Option<Quota>,
     pub(crate) node: Arc<str>,

@@ -54,7 +54,7 @@ impl Bench {
             hold_back: Duration::from_millis(5),
             hurry: Hurry::of(1),
             clock: Arc::new(SystemClock),
-            limits: Limits {
+            limits: Arc::new(Limits {
                 topics: 10,
                 patterns: 10,
                 message_bytes: 1_000,
@@ -62,7 +62,7 @@ impl Bench {
                 unsent_age: DEADLINE,
                 resume_messages: 10,
                 crowd: crate::CROWD,
-            },
+            }),
             ops: None,
             node: "test".into(),
         };

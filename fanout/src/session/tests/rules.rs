@@ -121,7 +121,7 @@ fn connected<const N: usize>(stores: &[Arc<Store>; N], now: Instant) -> Session 
     let metrics = Metrics::new(&mut Registry::default());
     Session::new(
         (ConnId::new(1, 0), Encoding::Json),
-        LIMITS,
+        LIMITS.into(),
         metrics,
         heads,
         now,

@@ -72,7 +72,7 @@ impl World {
         let (state, _) = &self.clients[client];
         let mut session = Session::new(
             (id, state.encoding),
-            LIMITS,
+            LIMITS.into(),
             self.metrics.clone(),
             place.applied,
             self.now,
