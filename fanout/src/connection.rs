@@ -48,9 +48,10 @@ pub(crate) enum Wire {
     Events(Events),
 }
 
-/// A connection as its shard sees it. Here and in what it consists of, fields that every message
-/// needs come first and lie together: most of what a delivery costs outside the kernel is to wait for
-/// memory that was last touched many connections ago.
+/// A connection as its shard sees it.
+///
+/// Here and in its parts, what every message needs comes first and next to each other: most of what a
+/// delivery costs outside the kernel is to wait for memory that was last touched many connections ago.
 #[repr(C)]
 pub(crate) struct Connection {
     pub(crate) id: ConnId,

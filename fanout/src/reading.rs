@@ -1,6 +1,6 @@
 //! The thread that reads the streams, on a connection of its own: what is live does not wait behind
-//! what is fetched once more. Where all shards hold messages back, it lets some gather before it
-//! looks, because to be woken costs it more than to read.
+//! what is fetched once more. Where all shards hold messages back for long enough, it lets some gather
+//! before it looks, because to be woken costs it more than to read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,14 @@ use tracing::debug;
 
 use crate::feeder::Feeder;
 
-/// How long messages gather where nobody is in a hurry. Whoever holds them back for longer holds back
-/// by less what came late, so that nobody has them later for it.
+/// How long messages gather where nobody is in a hurry. Shards hold back by less what came late: as long
+/// as they hold back for longer than this, messages go out no later for it.
 pub(crate) const REST: Duration = Duration::from_millis(2);
 /// How long to wait before the broker is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How many shards are in a hurry: hold back nothing, or for no longer than [`REST`]. Clones share it.
+/// How many shards are in a hurry: have no time to rest, or do not hold back for long enough that it
+/// would not matter when a message is read. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Hurry(Arc<AtomicUsize>);
 
@@ -34,12 +35,12 @@ impl Hurry {
         Self(Arc::new(AtomicUsize::new(shards)))
     }
 
-    /// One shard holds messages back from now on.
+    /// One shard is not any more.
     pub(crate) fn leave(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// It does not any more.
+    /// It is again.
     pub(crate) fn enter(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

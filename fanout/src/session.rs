@@ -53,6 +53,8 @@ pub(crate) struct Limits {
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// One connection's subscriptions and debts.
+///
+/// First what every message needs: see [`Connection`](crate::connection::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Session {

@@ -340,8 +340,9 @@ impl Shard {
             }
             // Each pass waits for memory, but for that of many connections at once; one pass would wait
             // for one after the other.
-            let subscribers = index.subscribers(live.topic.id).iter();
-            let here = subscribers.filter_map(|id| connections.get(*id));
+            let subscribers = index.subscribers(live.topic.id);
+            takers.reserve(subscribers.len());
+            let here = subscribers.iter().filter_map(|id| connections.get(*id));
             takers.extend(here.filter(|connection| connection.is_open()));
             takers.retain(|connection| connection.session.borrow().holds(&live.topic));
             for connection in takers.drain(..) {

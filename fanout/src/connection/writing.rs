@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(2);
 const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// How far a connection's writing is.
+///
+/// First what every message needs: see [`Connection`].
 #[repr(C)]
 pub(crate) struct Outlet {
     pub(crate) written_at: Cell<Instant>,

@@ -15,16 +15,18 @@ use crate::metrics::Metrics;
 use crate::store::Known;
 
 /// What all streams of a connection share.
+///
+/// First what every message needs: see [`Connection`](crate::connection::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscriber {
     pub(super) outbox: Outbox,
     pub(super) limits: Arc<Limits>,
     pub(super) metrics: Metrics,
-    /// When the socket last had room.
-    pub(super) filled_at: Instant,
     pub(super) encoding: Encoding,
     pub(super) id: ConnId,
+    /// When the socket last had room.
+    pub(super) filled_at: Instant,
     /// Topics that were subscribed by name.
     pub(super) exact: BTreeMap<Box<str>, Conflate>,
     /// Patterns by their text.

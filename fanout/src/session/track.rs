@@ -59,6 +59,8 @@ pub(super) struct Slot {
 }
 
 /// One stream's part of a session.
+///
+/// First what every message needs: see [`Connection`](crate::connection::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Track {

@@ -58,13 +58,14 @@ impl Fastest {
     }
 }
 
-/// A shard's rest. Once begun it ends when it was to end, whatever else happens meanwhile.
+/// A shard's rest. As long as it may rest, one that has begun ends when it was to end, whatever else
+/// happens meanwhile.
 #[derive(Debug, Default)]
 pub(crate) struct Rest(Option<Instant>);
 
 impl Rest {
-    /// How much is left of it. One of that length begins if there is none; without a length, there is
-    /// none any more.
+    /// How much is left of it. One of that length begins if there is none; without a length, it is broken
+    /// off.
     pub(crate) fn left(&mut self, length: Option<Duration>, now: Instant) -> Option<Duration> {
         self.0 = length.map(|length| self.0.unwrap_or(now + length));
         self.0.map(|until| until.saturating_duration_since(now))
@@ -123,7 +124,7 @@ impl Pace {
         self.since.set(now);
         self.spent.set(spent);
         self.judge(now);
-        let is_hurried = self.rest().is_none() || self.hold() <= reading::REST;
+        let is_hurried = self.rest().is_none() || self.hold() <= reading::REST + REST;
         match (self.is_hurried.replace(is_hurried), is_hurried) {
             (true, false) => self.hurry.leave(),
             (false, true) => self.hurry.enter(),
@@ -222,7 +223,8 @@ mod tests {
         let cases = [
             (5, 0, 2_000, (false, true)),
             (15, 1_500, 2_000, (true, true)),
-            (17, 2_500, 2_000, (true, false)),
+            (17, 2_500, 2_000, (true, true)),
+            (19, 3_500, 2_000, (true, false)),
             (30, 5_000, 2_000, (true, false)),
             (75, 5_000, 6_000, (true, false)),
             (100, 5_000, 10_000, (false, true)),
