@@ -19,7 +19,7 @@ use tracing::debug;
 use crate::feeder::Feeder;
 
 /// How long messages gather where nobody is in a hurry. Shards hold back by less what came late: as long
-/// as they hold back for longer than this, messages go out no later for it.
+/// as they hold back for longer than this and their own rest, messages go out no later for it.
 pub(crate) const REST: Duration = Duration::from_millis(2);
 /// How long to wait before the broker is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
